@@ -1,0 +1,145 @@
+"""The list of settings: what is allowed in, what is refused and how, and the way through infotext and back."""
+
+import json
+import math
+
+import pytest
+
+from lib_oms.errors import SettingError
+from lib_oms.settings import SETTINGS, OMSSettings, from_infotext
+
+NAMES = ["enabled", "module", "prompt", "guidance_scale", "eta", "negative_prompt"]
+SETTING = {setting.name: setting for setting in SETTINGS}
+
+
+def test_order_is_the_positional_api_and_never_changes() -> None:
+    assert [setting.name for setting in SETTINGS] == NAMES
+
+
+def test_labels_are_unique_and_every_default_is_allowed() -> None:
+    assert len({setting.label for setting in SETTINGS}) == len({setting.infotext for setting in SETTINGS}) == len(NAMES)
+    for setting in SETTINGS:
+        assert setting.check(setting.default) == setting.default
+        assert setting.help
+
+
+def test_defaults_are_the_authors() -> None:
+    assert OMSSettings().as_dict() == {
+        "enabled": False,
+        "module": "Automatic",
+        "prompt": "",
+        "guidance_scale": 1.0,
+        "eta": 0.0,
+        "negative_prompt": "",
+    }
+
+
+def test_full_list_short_list_and_empty_list() -> None:
+    full = OMSSettings.from_args([True, "m", "night", 2, 0.5, "day"])
+    assert full == OMSSettings(True, "m", "night", 2.0, 0.5, "day")
+    assert isinstance(full.guidance_scale, float)
+    assert OMSSettings.from_args([True, "m"]) == OMSSettings(True, "m")
+    assert OMSSettings.from_args([]) == OMSSettings()
+
+
+def test_dict_in_the_list_wins_over_what_the_host_fills_in() -> None:
+    filled = [{"prompt": "night", "enabled": True}, "Automatic", "", 1.5, 0.0, ""]
+    assert OMSSettings.from_args(filled) == OMSSettings(True, prompt="night", guidance_scale=1.5)
+    assert OMSSettings.from_args([True, {"eta": 1}]) == OMSSettings(True, eta=1.0)
+
+
+def test_dict_asks_for_the_step_unless_it_says_no() -> None:
+    assert OMSSettings.from_args([{"prompt": "night"}]).enabled
+    assert OMSSettings.asked_for([{"prompt": "night"}, "Automatic"])
+    assert not OMSSettings.asked_for([{"prompt": "night", "enabled": False}])
+    assert not OMSSettings.asked_for([False, {"prompt": "night"}])
+    assert not OMSSettings.asked_for([])
+
+
+def test_a_request_without_the_step_is_not_looked_at_further() -> None:
+    assert not OMSSettings.asked_for([False, None, None, 99, "x"])
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["yes"], ["enabled", "'yes'", "true or false"]),
+        ([None], ["enabled", "None"]),
+        ([1], ["enabled", "1"]),
+        ([True, None], ["OMS model", "module", "None", "a text"]),
+        ([True, 7], ["module", "7"]),
+        ([True, "m", ["night"]], ["prompt", "a text"]),
+        ([True, "m", "", 99], ["OMS guidance scale", "guidance_scale", "99", "from 0 to 10"]),
+        ([True, "m", "", -0.1], ["guidance_scale", "-0.1"]),
+        ([True, "m", "", "2"], ["guidance_scale", "'2'"]),
+        ([True, "m", "", True], ["guidance_scale", "True"]),
+        ([True, "m", "", math.nan], ["guidance_scale", "nan"]),
+        ([True, "m", "", math.inf], ["guidance_scale", "inf"]),
+        ([True, "m", "", 10**400], ["guidance_scale"]),
+        ([True, "m", "", None], ["guidance_scale", "None"]),
+        ([True, "m", "", 1, 1.01], ["eta", "1.01", "from 0 to 1"]),
+        ([True, "m", "", 1, 0, None], ["negative_prompt", "None"]),
+        ([{"scale": 2}], ["'scale'", *NAMES]),
+        ([{"guidance_scale": "2"}], ["guidance_scale", "'2'"]),
+        ([{7: 2}], ["7", *NAMES]),
+        ([{}, {}], ["two dicts"]),
+        ([True, "m", "", 1, 0, "", 7], ["7", *NAMES]),
+    ],
+)
+def test_refused_with_name_value_and_what_is_allowed(args: list, words: list[str]) -> None:
+    with pytest.raises(SettingError) as error:
+        OMSSettings.from_args(args)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_refusal_does_not_repeat_a_long_value() -> None:
+    with pytest.raises(SettingError) as error:
+        OMSSettings(guidance_scale="9" * 10_000)  # type: ignore[arg-type]
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("value", ["yes", None, 1, 0.0])
+def test_asked_for_refuses_what_is_neither_true_nor_false(value: object) -> None:
+    with pytest.raises(SettingError, match="true or false"):
+        OMSSettings.asked_for([value])
+
+
+def test_infotext_of_a_picture_without_the_step_is_empty() -> None:
+    assert OMSSettings().to_infotext("m [0123456789]") == {}
+
+
+def test_infotext_names_the_module_that_was_used_and_every_number() -> None:
+    assert OMSSettings(True, prompt="night").to_infotext("m [0123456789]") == {
+        "OMS": "True",
+        "OMS model": "m [0123456789]",
+        "OMS prompt": "night",
+        "OMS guidance scale": "1.0",
+        "OMS eta": "0.0",
+    }
+
+
+def test_infotext_survives_as_json_and_reads_back_exactly() -> None:
+    settings = OMSSettings(True, "m", "night", 1.15, 0.3, "day")
+    params = json.loads(json.dumps(settings.to_infotext("m")))
+    assert OMSSettings(**{s.name: from_infotext(s, params) for s in SETTINGS}) == settings
+
+
+def test_picture_made_without_the_step_turns_it_off_and_leaves_the_rest_alone() -> None:
+    read = {name: from_infotext(SETTING[name], {"Steps": "20"}) for name in NAMES}
+    assert read.pop("enabled") is False
+    assert set(read.values()) == {None}
+
+
+def test_what_infotext_does_not_mention_is_the_default() -> None:
+    params = {"OMS": "True", "OMS model": "m [0123456789]"}
+    read = {name: from_infotext(SETTING[name], params) for name in NAMES}
+    assert read == {**OMSSettings(True).as_dict(), "module": "m [0123456789]"}
+
+
+@pytest.mark.parametrize(("label", "text"), [("OMS guidance scale", "much"), ("OMS eta", "7"), ("OMS", "perhaps")])
+def test_infotext_with_impossible_values_is_refused(label: str, text: str) -> None:
+    params = {"OMS": "True", label: text}
+    setting = next(s for s in SETTINGS if s.infotext == label)
+    with pytest.raises(SettingError, match=setting.label):
+        from_infotext(setting, params)
