@@ -1,0 +1,120 @@
+"""Checkpoints of a training: a folder `step-00001000` with tensors (safetensors) and everything else (JSON).
+
+A checkpoint is written under a temporary name and renamed when it is whole, so that whatever stands under
+`step-*` can be continued from, also after kill -9 or a power cut. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from lib_oms.errors import OMSError
+
+TENSORS, STATE = "tensors.safetensors", "state.json"
+TEMPORARY = ".writing-"
+
+
+def save_checkpoint(
+    folder: Path, step: int, tensors: dict[str, torch.Tensor], state: dict[str, Any], keep: int
+) -> Path:
+    """Writes the checkpoint of `step` into `folder` in one atomic move, then deletes all but the newest `keep`.
+
+    Args:
+        tensors: of any device and memory layout; they are stored contiguous.
+        state: JSON values.
+
+    Raises:
+        OMSError: it cannot be written, for want of space for instance; the earlier checkpoints are untouched.
+    """
+    path = folder / f"step-{step:08d}"
+    temporary = folder / f"{TEMPORARY}{path.name}"
+    try:
+        temporary.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary / TENSORS)
+        (temporary / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+        for file in (temporary / TENSORS, temporary / STATE, temporary):
+            _flush_to_disk(file)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+        _flush_to_disk(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise OMSError(f"The checkpoint {path} could not be written ({error}); earlier ones are whole.") from error
+    for old in list_checkpoints(folder)[:-keep]:
+        remove(old)
+    return path
+
+
+def remove(checkpoint: Path) -> None:
+    """Deletes a checkpoint. The file that makes it one goes first, so that a half deleted one is none."""
+    (checkpoint / STATE).unlink()
+    shutil.rmtree(checkpoint)
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints in `folder`, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if (path / STATE).is_file())
+
+
+def load_state(checkpoint: Path) -> dict[str, Any]:
+    """The JSON part of a checkpoint. Raises OMSError if it cannot be read."""
+    try:
+        return json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _broken(checkpoint, str(error)) from error
+
+
+def load_tensors_into(checkpoint: Path, targets: dict[str, torch.Tensor]) -> None:
+    """Copies the tensors of a checkpoint into `targets`, name by name.
+
+    Copied, not assigned: results then do not depend on how a file's memory map happens to be aligned, which is what
+    lets a continued run equal an uninterrupted one to the last bit.
+
+    Raises:
+        OMSError: the file is damaged, a tensor is missing or has another shape.
+    """
+    try:
+        with safe_open(checkpoint / TENSORS, framework="pt") as file, torch.no_grad():
+            names = set(file.keys())
+            for name, target in targets.items():
+                if name not in names:
+                    raise _broken(checkpoint, f"the tensor {name} is missing")
+                tensor = file.get_tensor(name)
+                if tensor.shape != target.shape:
+                    raise _broken(checkpoint, f"{name} is {list(tensor.shape)}, expected {list(target.shape)}")
+                target.copy_(tensor)
+    except (OSError, SafetensorError) as error:
+        raise _broken(checkpoint, str(error)) from error
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Deletes what a killed process had begun to write, or to delete."""
+    whole = list_checkpoints(folder)
+    for path in (*folder.glob(f"{TEMPORARY}*"), *folder.glob("step-*")):
+        if path not in whole:
+            shutil.rmtree(path)
+
+
+def _broken(checkpoint: Path, why: str) -> OMSError:
+    return OMSError(
+        f"The checkpoint {checkpoint} cannot be used ({why}): delete this folder to go on from the one before."
+    )
+
+
+def _flush_to_disk(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # Windows has no handle on a folder to flush
+        return
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
