@@ -28,6 +28,31 @@ def learning_rate(settings: TrainingSettings, step: int) -> float:
     return settings.lr * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
+class MovingAverage:
+    """An exponential moving average of a module's weights.
+
+    Of our own, for diffusers' EMAModel cannot be imported beside the transformers that AUTOMATIC1111 pins. The decay
+    begins low and rises to the one asked for, as there: after n steps it is at most (1 + n) / (10 + n).
+    """
+
+    def __init__(self, module: torch.nn.Module, decay: float):
+        self.decay = decay
+        self.weights = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, module: torch.nn.Module, step: int) -> None:
+        """Takes in the weights after optimizer step `step` (from 1)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, parameter in module.named_parameters():
+            self.weights[name].lerp_(parameter, 1 - decay)
+
+    @torch.no_grad()
+    def copy_to(self, module: torch.nn.Module) -> None:
+        """Overwrites the module's weights with their average."""
+        for name, parameter in module.named_parameters():
+            parameter.copy_(self.weights[name])
+
+
 class Run:
     """A training under way, from its newest checkpoint to the finished module. Every process has one; one writes."""
 
@@ -40,8 +65,6 @@ class Run:
         work: Path,
         identity: dict[str, Any],
     ):
-        from diffusers.training_utils import EMAModel
-
         self.settings, self.psi, self.optimizer, self.accelerator = settings, psi, optimizer, accelerator
         self.identity = identity
         self.folder, self.log = work / "checkpoints", work / "log.jsonl"
@@ -50,7 +73,7 @@ class Run:
         self.loss = math.nan  # their mean, at the last line of the log
         self.ema = None
         if settings.ema_decay > 0 and accelerator.is_main_process:
-            self.ema = EMAModel(psi.parameters(), decay=settings.ema_decay, foreach=True)
+            self.ema = MovingAverage(psi, settings.ema_decay)
 
     def continue_or_begin(self) -> None:
         """Takes up the newest checkpoint, if there is one and it belongs to these settings."""
@@ -70,8 +93,6 @@ class Run:
         self._make_optimizer_state()
         checkpoint.load_tensors_into(found[-1], self._tensors())
         self.step, self.losses, self.loss = state["step"], state["losses"], state["loss"]
-        if self.ema is not None:
-            self.ema.optimization_step = state["ema_step"]
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if self.log.is_file():
@@ -85,7 +106,7 @@ class Run:
         if not math.isfinite(loss):
             raise OMSError(f"The loss at step {self.step} is not finite: use a lower lr, or precision no or bf16.")
         if self.ema is not None:
-            self.ema.step(self.psi.parameters())
+            self.ema.update(self.psi, self.step)
         self.losses.append(loss)
         bar.update()
         speed = (bar.format_dict["rate"] or 0.0) * self.settings.batch_size
@@ -110,7 +131,6 @@ class Run:
             "settings": self.identity,
             "losses": self.losses,
             "loss": self.loss,
-            "ema_step": self.ema.optimization_step if self.ema is not None else 0,
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
         checkpoint.save_checkpoint(self.folder, self.step, self._tensors(), state, self.settings.keep)
@@ -120,7 +140,7 @@ class Run:
         module = Path(self.settings.output) / MODULE_FOLDER
         if self.accelerator.is_main_process:
             if self.ema is not None:
-                self.ema.copy_to(self.psi.parameters())
+                self.ema.copy_to(self.psi)
             self.psi.to(memory_format=torch.contiguous_format).eval()
             self.psi.save_pretrained(module, metadata={**facts, "training.loss": f"{self.loss:.6g}"})
         return module
@@ -133,8 +153,7 @@ class Run:
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"optimizer.{name}.{key}"] = value
         if self.ema is not None:
-            names = (name for name, _ in self.psi.named_parameters())
-            tensors.update({f"ema.{name}": value for name, value in zip(names, self.ema.shadow_params, strict=True)})
+            tensors.update({f"ema.{name}": value for name, value in self.ema.weights.items()})
         return tensors
 
     def _make_optimizer_state(self) -> None:
