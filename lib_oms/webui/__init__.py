@@ -1,0 +1,1 @@
+"""What knows the WebUI: nothing outside this package imports the host's `modules`."""

@@ -1,0 +1,79 @@
+"""The life of a request: settings, request, x0hat, x_T, host. Nothing flows back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from torch import Tensor
+
+from lib_oms.errors import OMSError
+from lib_oms.fingerprint import fingerprint
+from lib_oms.library import ModuleEntry
+from lib_oms.settings import OMSSettings
+from lib_oms.webui import host, infotext, offer
+from lib_oms.webui.first_step import NotApplicable, first_step
+from lib_oms.webui.loaded import LOADED
+from lib_oms.webui.request import Request, starting_noise
+
+
+def before_generating(p: Any, args: Sequence[Any]) -> None:
+    """Writes into the infotext what is going to be done.
+
+    It is written again, and truly, before sampling; but params.txt, from which a person restores the last settings,
+    is saved in between. What is wrong is left for then, too: nobody would hear of it here.
+    """
+    with suppress(OMSError):
+        if not OMSSettings.asked_for(args) or not host.is_first_pass(p) or host.samples_given_picture(p):
+            return
+        latents = host.latents_of(p.sd_model)
+        if latents is not None:
+            settings = OMSSettings.from_args(args)
+            infotext.write(p, settings, offer.choose(settings.module, latents))
+
+
+def before_sampling(p: Any, args: Sequence[Any], noise: Tensor) -> None:
+    """Replaces the noise that the host is about to start from, [B, 4, H/8, W/8], by x_T.
+
+    Pictures to which the step does not apply are made without it, and say so. Everything that goes wrong makes the
+    request fail: a picture that silently ignored its OMS settings would be worse than none.
+    """
+    try:
+        if OMSSettings.asked_for(args) and host.is_first_pass(p):
+            infotext.clear(p)
+            _take_the_step(p, OMSSettings.from_args(args), noise)
+    except NotApplicable as reason:
+        host.say_skipped(p, str(reason))
+        infotext.write_skipped(p, str(reason))
+    except Exception as error:
+        host.fail(p, error)
+
+
+def _take_the_step(p: Any, settings: OMSSettings, noise: Tensor) -> None:
+    latents = host.latents_of(p.sd_model)
+    if latents is None or noise.ndim != 4 or noise.shape[1] != 4:
+        raise NotApplicable("the loaded model has other latents than SD1.x, SD2.x and SDXL")
+    entry = offer.choose(settings.module, latents)
+    with host.plain_torch():
+        request = Request(
+            settings=settings,
+            prompts=p.prompts,
+            seeds=p.seeds,
+            subseeds=p.subseeds or [],
+            subseed_strength=p.subseed_strength,
+            noise=host.noise_of(p, noise),
+            first=first_step(p),
+        )
+        x_T = _run(request, entry)
+    host.replace_noise(p, noise, x_T)
+    infotext.write(p, settings, entry)
+
+
+def _run(request: Request, entry: ModuleEntry) -> Tensor:
+    """Runs the module on the host's device and leaves the device's memory to the sampler."""
+    module = LOADED.get(entry, fingerprint(entry.path), host.compute_dtype())
+    try:
+        return starting_noise(request, module.to(host.compute_device()))
+    finally:
+        module.to("cpu")

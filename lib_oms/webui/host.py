@@ -1,0 +1,152 @@
+"""The differences between WebUI hosts, each asked for as a capability, never as a host's name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from modules import devices, paths, processing, scripts, sd_models, shared
+from torch import Tensor
+
+from lib_oms.errors import OMSError
+
+SCALE_FACTORS = {"sd": 0.18215, "sdxl": 0.13025}
+"""What the VAE's latents are multiplied with (scaling_factor in their published configs), by kind of latents."""
+
+
+def check() -> None:
+    """Raises OMSError where the host cannot run the extension at all."""
+    if not hasattr(scripts.Script, "process_before_every_sampling"):
+        raise OMSError(
+            "this WebUI has no hook before sampling. Update it: AUTOMATIC1111 1.10 and every Forge, reForge and "
+            "Forge Classic have one."
+        )
+
+
+def is_first_pass(p: Any) -> bool:
+    """Whether `p` is about to turn pure noise into a picture: txt2img, and not its hires pass."""
+    return isinstance(p, processing.StableDiffusionProcessingTxt2Img) and not p.is_hr_pass
+
+
+def samples_given_picture(p: Any) -> bool:
+    """Whether txt2img is asked to upscale a picture that exists ("upscale existing image"): there is no first pass."""
+    return bool(getattr(p, "enable_hr", False)) and getattr(p, "firstpass_image", None) is not None
+
+
+def loaded_model() -> Any | None:
+    """The model in memory, or None; asking shared.sd_model itself would make some hosts load one."""
+    holder = getattr(sd_models, "model_data", None)
+    return shared.sd_model if holder is None else holder.sd_model
+
+
+def latents_of(model: Any) -> str | None:
+    """Which latents a loaded model works on: "sd" (SD1.x and SD2.x), "sdxl", what it declares itself in an attribute
+    `oms_latents`, or None for any others (SD3, Flux, SDXL derivatives with a VAE of their own).
+    """
+    declared = getattr(model, "oms_latents", None)
+    if declared is not None:
+        return declared
+    if _is_flow(model):
+        return None
+    if getattr(model, "is_sdxl", False):
+        latents = "sdxl"
+    elif getattr(model, "is_sd1", False) or getattr(model, "is_sd2", False):
+        latents = "sd"
+    else:
+        return None
+    scale = _scale_factor(model)
+    return latents if scale is None or abs(scale - SCALE_FACTORS[latents]) < 1e-4 else None
+
+
+def _is_flow(model: Any) -> bool:
+    """Forge's model_type says EPS even for flow models; their predictor tells the truth."""
+    unet = getattr(getattr(model, "forge_objects", None), "unet", None)
+    predictor = getattr(getattr(unet, "model", None), "predictor", None)
+    return getattr(predictor, "prediction_type", None) == "const"
+
+
+def _scale_factor(model: Any) -> float | None:
+    latent_format = getattr(getattr(model, "model_config", None), "latent_format", None)
+    for holder in (latent_format, model):
+        scale = getattr(holder, "scale_factor", None)
+        if isinstance(scale, (int, float)) or (isinstance(scale, Tensor) and scale.numel() == 1):
+            return float(scale)
+    return None
+
+
+def noise_of(p: Any, noise: Tensor) -> Tensor:
+    """The noise that sampling would start from: another extension may have put its own in `p.modified_noise`."""
+    modified = getattr(p, "modified_noise", None)
+    return noise if modified is None else modified
+
+
+def replace_noise(p: Any, noise: Tensor, x: Tensor) -> None:
+    """Makes sampling start from `x` instead of `noise`, the tensor that the host handed to the hook."""
+    x = x.to(noise)
+    if hasattr(p, "modified_noise"):
+        p.modified_noise = x
+    else:
+        noise.copy_(x)
+
+
+def fail(p: Any, error: Exception) -> None:
+    """Makes this request fail with the error's message.
+
+    Hosts swallow what a hook raises, so it is raised where they do not: in the sampler's own call that comes next.
+    """
+    sampler = p.sampler
+
+    def sample(*args: Any, **kwargs: Any) -> Any:
+        del sampler.sample  # uncovers the class's own
+        raise OMSError(f"One More Step: {_message(error)}") from error
+
+    sampler.sample = sample
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OMSError):
+        return str(error)
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return f"the device has too little free memory for the OMS module. {error}"
+    return f"{type(error).__name__}: {error}"
+
+
+def say_skipped(p: Any, reason: str) -> None:
+    """Tells a person on the page and in the console that the picture is made without the step."""
+    text = f"One More Step skipped: {reason}"
+    print(text)
+    p.comment(text)
+
+
+def module_folders() -> list[Path]:
+    """Where modules are looked for: the extension's own models folder, the WebUI's, and --oms-models-dir."""
+    own = Path(__file__).resolve().parents[2] / "models"
+    asked = getattr(shared.cmd_opts, "oms_models_dir", None)
+    return [own, Path(paths.models_path) / "OMS", *([Path(asked)] if asked else [])]
+
+
+def compute_device() -> torch.device:
+    """Where psi and its text encoder run."""
+    return devices.device
+
+
+def compute_dtype() -> torch.dtype:
+    """The dtype they run in: the host's own, but never half precision on a CPU."""
+    return torch.float32 if devices.device.type == "cpu" else devices.dtype
+
+
+@contextmanager
+def plain_torch() -> Iterator[None]:
+    """Without autocast, gradients or inference mode.
+
+    Hosts call hooks under some of these. Weights and encoded prompts that are made under inference mode could not be
+    used outside it later.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(devices.without_autocast())
+        yield

@@ -1,0 +1,45 @@
+"""What the picture's infotext says of the step, and how it comes back into the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lib_oms.library import ModuleEntry
+from lib_oms.settings import SETTINGS, OMSSettings, Setting, from_infotext
+from lib_oms.webui import offer
+
+SKIPPED = "OMS skipped"
+_LABELS = (*(setting.infotext for setting in SETTINGS), SKIPPED)
+
+
+def write(p: Any, settings: OMSSettings, entry: ModuleEntry) -> None:
+    """Everything that is needed to make the picture again."""
+    p.extra_generation_params.update(settings.to_infotext(offer.label(entry)))
+
+
+def write_skipped(p: Any, reason: str) -> None:
+    """That the picture was made without the step, and why."""
+    p.extra_generation_params[SKIPPED] = reason
+
+
+def clear(p: Any) -> None:
+    """Takes back whatever was written."""
+    for label in _LABELS:
+        p.extra_generation_params.pop(label, None)
+
+
+def fields(controls: Sequence[Any]) -> list[tuple[Any, Callable[[Mapping[str, Any]], Any]]]:
+    """The host's `infotext_fields` for controls in the order of SETTINGS.
+
+    Functions, not labels: with a label alone the host would read "False" as true (bool of a text that is not empty).
+    """
+    return [(control, _reader(setting)) for setting, control in zip(SETTINGS, controls, strict=True)]
+
+
+def _reader(setting: Setting) -> Callable[[Mapping[str, Any]], Any]:
+    def read(params: Mapping[str, Any]) -> Any:
+        value = from_infotext(setting, params)
+        return offer.restored(value) if setting.name == "module" and value is not None else value
+
+    return read

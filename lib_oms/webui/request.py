@@ -1,0 +1,109 @@
+"""One batch of pictures that want the step, as plain values: nothing here knows the host."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lib_oms.errors import OMSError
+from lib_oms.module import OMSModule
+from lib_oms.settings import OMSSettings
+from lib_oms.step import one_more_step, one_more_step_ve
+
+
+@dataclass(frozen=True)
+class FirstStep:
+    """Where sampling starts.
+
+    sigma: noise level (k-diffusion's) that the sampler assumes at its first call of the model.
+    exploding: whether that call's latent is x0hat + sigma n, as k-diffusion has it, or of variance one.
+    host_scale: what the host multiplies the noise with that it is given, on the way to that call.
+    """
+
+    sigma: float
+    exploding: bool
+    host_scale: float
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a batch of B pictures needs: settings, the main prompts and seeds of its pictures, the noise that the host
+    drew for them [B, C, H/8, W/8], and where sampling starts.
+    """
+
+    settings: OMSSettings
+    prompts: Sequence[str]
+    seeds: Sequence[int]
+    subseeds: Sequence[int]
+    subseed_strength: float
+    noise: Tensor
+    first: FirstStep
+
+    def __post_init__(self) -> None:
+        if not len(self.prompts) == len(self.seeds) == len(self.noise):
+            raise OMSError(
+                f"the batch has {len(self.prompts)} prompts, {len(self.seeds)} seeds and noise for {len(self.noise)} "
+                "pictures; another extension must have changed one of them"
+            )
+
+    @property
+    def oms_prompts(self) -> list[str]:
+        """The OMS prompt of each picture: the one that was given, else the picture's main prompt."""
+        asked = self.settings.prompt
+        return [asked if asked.strip() else prompt for prompt in self.prompts]
+
+
+def starting_noise(request: Request, module: OMSModule) -> Tensor:
+    """What the host is to start from instead of `request.noise`, of the same shape, float32 on the module's device.
+
+    Picture by picture, so that each is to the last bit what it would be alone: neither psi's arithmetic nor the length
+    of the encoded text depends on its neighbours.
+    """
+    noise = request.noise.to(module.device, torch.float32, copy=True)
+    pictures = zip(noise.split(1), request.oms_prompts, range(len(noise)), strict=True)
+    return torch.cat([_one_picture(request, module, x_S, prompt, i) for x_S, prompt, i in pictures])
+
+
+def _one_picture(request: Request, module: OMSModule, noise: Tensor, prompt: str, index: int) -> Tensor:
+    settings, first = request.settings, request.first
+    v_cond, v_uncond = module.predict_v(noise, [prompt], [settings.negative_prompt], settings.guidance_scale)
+    fresh = None
+    if settings.eta > 0:
+        subseed = request.subseeds[index] if index < len(request.subseeds) else 0
+        fresh = fresh_noise(request.seeds[index], subseed, request.subseed_strength, noise)
+    step = one_more_step_ve if first.exploding else one_more_step
+    x_T = step(
+        noise,
+        v_cond,
+        v_uncond,
+        guidance_scale=settings.guidance_scale,
+        sigma=first.sigma,
+        eta=settings.eta,
+        fresh_noise=fresh,
+    )
+    return x_T / first.host_scale
+
+
+def fresh_noise(seed: int, subseed: int, subseed_strength: float, like: Tensor) -> Tensor:
+    """N(0, 1) of a picture's own, shaped as `like`, float32 on its device.
+
+    Drawn on the CPU from a generator of its own: the same on every device and with every random source of the host,
+    whose own stream is not touched. The seed goes through a hash, or else this would be the very noise that the host
+    drew. A variation (subseed) leads from one draw to the other with the variance unchanged.
+    """
+    strength = min(max(float(subseed_strength), 0.0), 1.0)
+    noise = _draw(seed, like)
+    if strength > 0:
+        noise = math.sqrt(1 - strength * strength) * noise + strength * _draw(subseed, like)
+    return noise.to(like.device)
+
+
+def _draw(seed: int, like: Tensor) -> Tensor:
+    digest = hashlib.sha256(f"One More Step, fresh noise, seed {int(seed)}".encode()).digest()
+    generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return torch.randn(like.shape, generator=generator, dtype=torch.float32)
