@@ -1,0 +1,266 @@
+"""The text encoders that psi understands: OpenCLIP ViT-H as SD2.1 uses it, and SDXL's pair ("mixclip").
+
+`encode` takes WebUI prompts (see lib_oms/prompt.py) and returns [B, 77 * k, D]. Long prompts are cut as the WebUI does
+it: chunks of 75 tokens, at a comma where one lies within the last 20, each between its own begin and end token. All
+prompts of one call get the same k, the shorter ones filled up with empty chunks. Attention weights multiply the hidden
+states, whose mean per chunk and encoder is then restored (the WebUI's "Original" emphasis).
+
+Where this differs from the WebUI on purpose:
+- tokenization is that of transformers, as in psi's training, and of its fast tokenizers, which are the same in every
+  version. (ViT-H's pad token is "!", hence a "!" in a prompt becomes the pad token, as in diffusers.)
+- the mean is not restored where the weights turn its sign round, or where it is so near zero that the quotient of the
+  means would be rounding noise.
+- a prompt's encoding does not depend on the others of its batch: the mean is taken per prompt, and each prompt goes
+  through the network by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lib_oms.errors import ModuleFileError, OMSError
+from lib_oms.prompt import parse_prompt
+from lib_oms.tower import POSITIONS, Tower
+
+CACHED_CHUNKS = 128  # 40 MB of ViT-H, 81 MB of mixclip, in float32
+_CHUNKS_AT_ONCE = 8  # bounds the memory that a very long prompt takes
+
+
+class TextEncoder(nn.Module):
+    """Prompts to the embeddings psi was trained on; a repeated prompt is taken from a cache.
+
+    The cache is least recently used and bounded in chunks (a prompt under 75 tokens is one). It lives in RAM: on a GPU
+    the memory is the sampler's. Its keys are prompt, dtype and device; weights that are changed in place need
+    `forget()`.
+
+    Args:
+        towers: one or more CLIP text models; their hidden states are concatenated.
+        cached_chunks: how many chunks are kept; 0 keeps none.
+    """
+
+    def __init__(self, towers: Sequence[Tower], cached_chunks: int = CACHED_CHUNKS) -> None:
+        super().__init__()
+        self.towers = nn.ModuleList(towers)
+        self._cache: OrderedDict[tuple[str, torch.dtype, torch.device], Tensor] = OrderedDict()
+        self._cached_chunks = cached_chunks
+        self._lock = threading.RLock()  # the WebUI's page and API call from several threads
+
+    @property
+    def width(self) -> int:
+        """D, the width of the embeddings."""
+        return sum(tower.width for tower in self.towers)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.towers[0].model.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.towers[0].model.device
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Embeddings of `prompts`: [B, 77 * k, D] in the encoder's dtype, on its device; k is the same for all.
+
+        Raises:
+            OMSError: no prompt, or one that is not text.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not prompts:
+            raise OMSError("no prompt to encode; give at least one, '' for the empty prompt")
+        for prompt in prompts:
+            if not isinstance(prompt, str):
+                raise OMSError(f"a prompt must be text, but one is {type(prompt).__name__}: {prompt!r:.80}")
+        with self._lock:
+            encoded: dict[str, Tensor] = {}
+            for prompt in prompts:
+                if prompt not in encoded:
+                    encoded[prompt] = self._encoded(prompt)
+            longest = max(len(states) for states in encoded.values())
+            if any(len(states) < longest for states in encoded.values()):
+                empty = self._encoded("")
+                for prompt, states in encoded.items():
+                    missing = (longest - len(states)) // POSITIONS
+                    encoded[prompt] = torch.cat([states, *([empty] * missing)])
+            return torch.stack([encoded[prompt] for prompt in prompts]).to(self.device)
+
+    def forward(self, prompts: Sequence[str]) -> Tensor:
+        return self.encode(prompts)
+
+    def forget(self) -> None:
+        """Empties the cache."""
+        with self._lock:
+            self._cache.clear()
+
+    def _encoded(self, prompt: str) -> Tensor:
+        """[77 * k, D] on the CPU, from the cache or the network."""
+        key = (prompt, self.dtype, self.device)
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        states = self._compute(prompt).cpu()
+        self._cache[key] = states
+        kept = sum(len(s) for s in self._cache.values()) // POSITIONS
+        while kept > self._cached_chunks:
+            _, oldest = self._cache.popitem(last=False)
+            kept -= len(oldest) // POSITIONS
+        return states
+
+    def _compute(self, prompt: str) -> Tensor:
+        sections = parse_prompt(prompt)
+        per_tower = [tower.chunks(sections) for tower in self.towers]
+        count = max(len(chunks) for chunks in per_tower)
+        parts = []
+        # The host may be in inference mode or under autocast: neither must leave a trace in what is cached.
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            for tower, chunks in zip(self.towers, per_tower, strict=True):
+                chunks = chunks + tower.chunks([]) * (count - len(chunks))
+                states = [tower.hidden(chunks[i : i + _CHUNKS_AT_ONCE]) for i in range(0, count, _CHUNKS_AT_ONCE)]
+                parts.append(torch.cat(states).to(self.dtype).flatten(0, 1))
+            return torch.cat(parts, dim=-1)
+
+
+class OpenCLIPEncoder(TextEncoder):
+    """OpenCLIP ViT-H as SD2.1 uses it: 23 of its 24 layers, then the final norm; width 1024.
+
+    Args:
+        text_model: transformers' CLIPTextModel in SD2.1's configuration (or a smaller one of the same kind).
+        tokenizer: SD2.1's tokenizer, which pads with id 0.
+    """
+
+    def __init__(self, text_model: nn.Module, tokenizer: Any, cached_chunks: int = CACHED_CHUNKS) -> None:
+        super().__init__([Tower(text_model, tokenizer, penultimate=False)], cached_chunks)
+
+
+class MixClipEncoder(TextEncoder):
+    """SDXL's pair: the penultimate hidden states of CLIP-L and OpenCLIP bigG, no final norm; width 768 + 1280.
+
+    Args:
+        text_model: transformers' CLIPTextModel of SDXL's `text_encoder`.
+        tokenizer: SDXL's `tokenizer`, which pads with the end token.
+        text_model_2: transformers' CLIPTextModelWithProjection of SDXL's `text_encoder_2`.
+        tokenizer_2: SDXL's `tokenizer_2`, which pads with id 0.
+    """
+
+    def __init__(
+        self,
+        text_model: nn.Module,
+        tokenizer: Any,
+        text_model_2: nn.Module,
+        tokenizer_2: Any,
+        cached_chunks: int = CACHED_CHUNKS,
+    ) -> None:
+        towers = [Tower(text_model, tokenizer, penultimate=True), Tower(text_model_2, tokenizer_2, penultimate=True)]
+        super().__init__(towers, cached_chunks)
+
+
+_PARTS = {"openclip": ("",), "mixclip": ("", "_2")}  # what the folders' names end in
+_PREFIXES = ("oms_", "")  # the published modules' folders first, then those of a plain diffusers pipeline
+_WEIGHTS = {"model.safetensors": None, "model.safetensors.index.json": None, "model.fp16.safetensors": "fp16"}
+
+
+def load_text_encoder(folder: str | Path, kind: str, dtype: torch.dtype | None = None) -> TextEncoder:
+    """Loads the text encoder that lies in `folder`: local files, safetensors only, no code from the folder.
+
+    Args:
+        folder: holds `oms_text_encoder/` and `oms_tokenizer/`, or `text_encoder/` and `tokenizer/`, in transformers'
+            layout; for mixclip those ending in `_2`, too. The first pair that has weights is taken.
+        kind: "openclip" or "mixclip".
+        dtype: of the weights; float32 if not given, whatever the files hold.
+
+    Raises:
+        OMSError: `kind` is neither.
+        ModuleFileError: a file is missing, broken, a pickle, or of another kind; says which.
+    """
+    if kind not in _PARTS:
+        raise OMSError(f"text encoder kind {kind!r} is unknown; known are {', '.join(map(repr, _PARTS))}")
+    folder = Path(folder)
+    prefix = _find_prefix(folder, kind)
+    loaded: list[Any] = []
+    for part in _PARTS[kind]:
+        loaded.append(_load_model(folder / f"{prefix}text_encoder{part}", projection=part == "_2", dtype=dtype))
+        loaded.append(_load_tokenizer(folder / f"{prefix}tokenizer{part}"))
+    try:
+        return OpenCLIPEncoder(*loaded) if kind == "openclip" else MixClipEncoder(*loaded)
+    except OMSError as error:
+        raise ModuleFileError(f"{folder}: {error}") from error
+
+
+def _find_prefix(folder: Path, kind: str) -> str:
+    for prefix in _PREFIXES:
+        if all(
+            _weights(folder / f"{prefix}text_encoder{part}") and _has_vocabulary(folder / f"{prefix}tokenizer{part}")
+            for part in _PARTS[kind]
+        ):
+            return prefix
+    needed = [f"{name}{part}/" for part in _PARTS[kind] for name in ("text_encoder", "tokenizer")]
+    message = (
+        f"{folder} holds no whole {kind} text encoder: {', '.join(needed)} (or the same with oms_ before it) must hold "
+        "config.json with model.safetensors, and vocab.json with merges.txt (or tokenizer.json)"
+    )
+    if any(folder.glob("*text_encoder*/*.bin")):
+        message += "; the .bin files there are pickles, which are not read: get the .safetensors files instead"
+    named = _named_repository(folder / "oms_text_encoder" / "config.json")
+    if named:
+        message += f"; the module's config names {named} as where they come from"
+    raise ModuleFileError(message)
+
+
+def _weights(folder: Path) -> str | None:
+    return next((name for name in _WEIGHTS if (folder / name).is_file()), None)
+
+
+def _has_vocabulary(folder: Path) -> bool:
+    pair = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
+    return pair or (folder / "tokenizer.json").is_file()
+
+
+def _named_repository(config: Path) -> str | None:
+    try:
+        named = json.loads(config.read_text("utf-8")).get("_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return named if isinstance(named, str) and len(named) < 200 else None
+
+
+def _load_model(folder: Path, *, projection: bool, dtype: torch.dtype | None) -> nn.Module:
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection  # seconds of import that tests of prompts save
+
+    kind = CLIPTextModelWithProjection if projection else CLIPTextModel
+    weights = _weights(folder)
+    try:
+        model_type = json.loads((folder / "config.json").read_text("utf-8")).get("model_type")
+        if model_type not in ("clip_text_model", "clip"):
+            raise ModuleFileError(f"{folder}/config.json is of a {model_type!r} model; a CLIP text model is needed")
+        model, info = kind.from_pretrained(
+            str(folder),
+            local_files_only=True,
+            use_safetensors=True,
+            variant=_WEIGHTS[weights],
+            output_loading_info=True,
+        )
+    except ModuleFileError:
+        raise
+    except Exception as error:  # transformers, safetensors and json each have their own errors for a broken file
+        raise ModuleFileError(f"{folder}: cannot read {weights} with its config.json: {error}") from error
+    # Old files hold position_ids, which newer versions of transformers do not know, and the reverse.
+    missing = sorted(key for key in info["missing_keys"] if not key.endswith("position_ids"))
+    if missing:
+        raise ModuleFileError(f"{folder / weights} lacks {len(missing)} tensors of its config, {missing[0]} first")
+    return model.to(dtype or torch.float32)
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    from transformers import CLIPTokenizerFast  # the slow one of transformers 4.30 strips accents where ftfy is absent
+
+    try:
+        return CLIPTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # tokenizers raises plain Exception
+        raise ModuleFileError(f"{folder}: cannot read the tokenizer: {error}") from error
