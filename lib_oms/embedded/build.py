@@ -1,0 +1,144 @@
+"""The parts of the embedded model, untrained: their sizes, and the diffusers folder they are written to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+TEXT_WIDTH = 128
+LATENT_SIZE = 32
+#: Stable Diffusion's own schedule: what is left of x_0 at the last timestep is the flaw that is shown.
+SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "epsilon",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+_START, _END = "<|startoftext|>", "<|endoftext|>"
+
+
+def byte_alphabet() -> list[str]:
+    """The 256 printable stand-ins for bytes that CLIP's byte-pair encoding is built on, in byte order."""
+    alphabet = dict(enumerate(sorted(pre_tokenizers.ByteLevel.alphabet())))
+    assert len(alphabet) == 256
+    return list(alphabet.values())
+
+
+def build_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
+    """Learns byte-pair merges from the captions and writes a CLIP tokenizer (vocab.json, merges.txt) to `folder`."""
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    bpe.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(vocab_size=2000, min_frequency=2, end_of_word_suffix="</w>", show_progress=False)
+    bpe.train_from_iterator(captions, trainer)
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
+    letters = byte_alphabet()
+    tokens = [*letters, *(letter + "</w>" for letter in letters), *(m.replace(" ", "") for m in merges), _START, _END]
+    vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+    config = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": 77,
+        "bos_token": _START,
+        "eos_token": _END,
+        "unk_token": _END,
+        "pad_token": _END,
+        "do_lower_case": True,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    special = {key: config[key] for key in ("bos_token", "eos_token", "unk_token", "pad_token")}
+    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n", encoding="utf-8")
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """A CLIP text model of two layers; prompts become [B, 77, 128]."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=2 * TEXT_WIDTH,
+            projection_dim=TEXT_WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=77,
+            hidden_act="gelu",
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.eos_token_id,
+        )
+    ).eval()
+
+
+def build_vae() -> AutoencoderKL:
+    """A VAE of factor 8: pictures [B, 3, 256, 256] in -1..1, latents [B, 4, 32, 32]."""
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(16, 16, 32, 64),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=2,  # flat pictures: a group of two channels would keep no brightness at all
+        sample_size=8 * LATENT_SIZE,
+        mid_block_add_attention=False,
+    ).eval()
+
+
+def build_unet() -> UNet2DConditionModel:
+    """The denoiser: 2.5 M parameters, text seen at the lowest resolution only."""
+    return UNet2DConditionModel(
+        sample_size=LATENT_SIZE,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(32, 64, 96),
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=(1, 2, 3),  # read by diffusers as the number of heads
+        norm_num_groups=4,
+    ).eval()
+
+
+def build_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's schedule."""
+    return DDIMScheduler(**SCHEDULE)
+
+
+def write_index(folder: Path) -> None:
+    """Writes model_index.json, so that `StableDiffusionPipeline.from_pretrained(folder)` works."""
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": "0.31.0",
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def save_part(part: torch.nn.Module, folder: Path) -> None:
+    """Writes a part in half precision, as it is kept in the repository, and leaves it in float32.
+
+    The scaled latents and all activations are small, so half keeps about three decimal digits of every weight.
+    """
+    part.half().save_pretrained(folder, safe_serialization=True)
+    part.float()
