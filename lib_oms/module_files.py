@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
+import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -54,7 +54,10 @@ def inspect_module(path: str | os.PathLike[str], *, prefer_fp16: bool = False) -
         ModuleFileError: nothing there, or not an OMS module; names the file and, where one is at fault, the tensor.
     """
     path = Path(path)
-    folder, weights = _locate(path, prefer_fp16)
+    try:
+        folder, weights = _locate(path, prefer_fp16)
+    except OSError as error:
+        raise ModuleFileError(f"{str(path)[:300]}: cannot be read: {error.strerror or error}") from error
     header = read_header(weights)
     _refuse_foreign(weights, header)
     raw, source = _find_config(folder, weights, header)
@@ -64,7 +67,7 @@ def inspect_module(path: str | os.PathLike[str], *, prefer_fp16: bool = False) -
         try:
             config = OMSUNetConfig.from_dict(raw)
         except OMSError as error:
-            raise ModuleFileError(f"{source}: {error}") from error
+            raise ModuleFileError(f"{source}: {str(error)[:1000]}") from error
     metadata = {key: value for key, value in header.metadata.items() if key not in ("format", CONFIG_KEY)}
     return ModuleFile(path, weights, header, config, raw, source, metadata)
 
@@ -93,7 +96,7 @@ def check_tensors(module: ModuleFile, expected: Mapping[str, tuple[int, ...]]) -
     for name, info in tensors.items():
         if name not in expected:
             raise ModuleFileError(
-                f"{module.weights}: tensor {name!r} of shape {list(info.shape)} is one too many: expected none "
+                f"{module.weights}: tensor {name[:160]!r} of shape {list(info.shape)} is one too many: expected none "
                 f"of this name, {asked}"
             )
 
@@ -113,14 +116,9 @@ def read_json(path: Path) -> dict[str, Any]:
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield a path to write to; the file appears under `path` when the block ends well, and never half."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    part = Path(name)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         yield part
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o666 & ~umask)  # mkstemp made it private
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -198,12 +196,12 @@ def _recognise(weights: Path, header: Header) -> OMSUNetConfig:
     config = published.get(widths)
     text_dim = _most_common(header.tensors, r".*\.attn2\.to_[kv]\.weight", 1)
     if config is None or text_dim is None:
-        first = next(iter(header.tensors), None)
+        first = next(iter(header.tensors), "")
         raise ModuleFileError(
-            f"{weights}: its head counts cannot be told from its tensors (the first is {first!r}): without a config "
-            f"only the published widths {' and '.join(str(list(known)) for known in published)} are known, and these "
-            f"are {list(widths)}. Add metadata {CONFIG_KEY!r} holding the module's "
-            f"config.json as text, with at least block_out_channels, attention_head_dim (the number of heads), "
+            f"{weights}: its head counts cannot be told from its tensors (the first is {first[:160]!r}): without a "
+            f"config only the widths {' and '.join(str(list(known)) for known in published)} are known, those of the "
+            f"published modules, and these are {list(widths)}. Add metadata {CONFIG_KEY!r} holding the module's "
+            "config.json as text, with at least block_out_channels, attention_head_dim (the number of heads), "
             f"cross_attention_dim and norm_num_groups, or put {CONFIG_NAME} and {WEIGHTS_NAME} in a folder"
         )
     return replace(config, cross_attention_dim=text_dim)

@@ -54,14 +54,14 @@ _UP = ("UpBlock2D", "CrossAttnUpBlock2D")
 _MOST = {
     "block_out_channels": 8192,
     "num_attention_heads": 1024,
-    "layers_per_block": 16,
-    "transformer_layers_per_block": 64,
+    "layers_per_block": 8,
+    "transformer_layers_per_block": 24,
     "cross_attention_dim": 65536,
     "in_channels": 256,
     "out_channels": 256,
     "norm_num_groups": 8192,
 }
-_MOST_BLOCKS = 8
+_MOST_BLOCKS = 6
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class OMSUNetConfig:
     @classmethod
     def tiny(cls, cross_attention_dim: int = 128) -> OMSUNetConfig:
         """A module for small latents and small machines, of the published block types."""
-        return cls._published(cross_attention_dim, (32, 64, 96), (1, 2, 3), (1, 1, 1), layers=1, norm_num_groups=8)
+        return cls._published(cross_attention_dim, (32, 48, 64), (1, 1, 2), (1, 1, 1), layers=1, norm_num_groups=4)
 
     @classmethod
     def base(cls, cross_attention_dim: int = 1024) -> OMSUNetConfig:

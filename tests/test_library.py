@@ -1,0 +1,251 @@
+"""Finding modules on disk by their headers, and looking names up among them."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lib_oms.errors import ModuleFileError, SettingError
+from lib_oms.library import find, fits, scan
+from lib_oms.unet import OMSUNet, OMSUNetConfig
+
+CONFIG = {
+    "block_out_channels": [8, 16],
+    "attention_head_dim": [1, 2],
+    "cross_attention_dim": 1024,
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def modules():
+    """Two small modules, one for each published text encoder's width."""
+    return {width: OMSUNet(OMSUNetConfig.from_dict({**CONFIG, "cross_attention_dim": width})) for width in (1024, 2048)}
+
+
+def by_name(folder):
+    return {entry.name: entry for entry in scan([folder])}
+
+
+def publish(psi: OMSUNet, folder: Path) -> Path:
+    """The layout of the published repositories: text encoder and tokenizer are only named."""
+    psi.save_pretrained(folder / "oms_module")
+    (folder / "model_index.json").write_text('{"_class_name": "OMSPipeline"}')
+    for part in ("oms_text_encoder", "oms_tokenizer"):
+        (folder / part).mkdir()
+        named = {"_name_or_path": "stabilityai/stable-diffusion-2-1", "subfolder": part[4:]}
+        (folder / part / "config.json").write_text(json.dumps(named))
+    return folder
+
+
+def test_folders_and_files_at_every_depth(tmp_path, modules):
+    publish(modules[1024], tmp_path / "published")
+    modules[1024].save_pretrained(tmp_path / "without level")
+    modules[1024].save_pretrained(tmp_path / "sub" / "deeper" / "half.v2.safetensors")
+    modules[2048].save_pretrained(tmp_path / "sub" / "one.safetensors", metadata={"oms.latents": "oms-demo"})
+    (tmp_path / "notes.txt").write_text("nothing to see")
+
+    entries = by_name(tmp_path)
+
+    assert list(entries) == ["published", "sub/deeper/half.v2", "sub/one", "without level"]
+    assert all(entry.problem is None for entry in entries.values())
+    for entry in entries.values():
+        assert OMSUNet.from_pretrained(entry.path).config.block_out_channels == (8, 16)
+    assert entries["published"].path == tmp_path / "published"
+    assert entries["sub/one"].size == (tmp_path / "sub" / "one.safetensors").stat().st_size
+    weights = tmp_path / "published" / "oms_module" / "diffusion_pytorch_model.safetensors"
+    assert entries["published"].size == weights.stat().st_size
+
+
+def test_a_folder_that_is_itself_a_module(tmp_path, modules):
+    publish(modules[1024], tmp_path / "mine")
+    assert list(by_name(tmp_path / "mine")) == ["mine"]
+
+
+def test_folders_that_do_not_exist_hold_nothing(tmp_path):
+    assert scan([tmp_path / "nothing", tmp_path]) == []
+
+
+@pytest.mark.parametrize(
+    ("width", "metadata", "latents", "text_encoder"),
+    [
+        (1024, {}, "unknown", "openclip"),
+        (2048, {}, "sdxl", "mixclip"),
+        (1024, {"oms.latents": "sd"}, "sd", "openclip"),
+        (1024, {"oms.latents": "oms-demo", "oms.text_encoder": "tiny"}, "oms-demo", "tiny"),
+        (2048, {"oms.latents": "sd"}, "sd", "mixclip"),
+        (2048, {"oms.text_encoder": "openclip"}, "unknown", "openclip"),
+        (1024, {"oms.latents": "x" * 1000, "oms.text_encoder": "a\nb"}, "unknown", "openclip"),
+    ],
+)
+def test_latents_and_text_encoder(tmp_path, modules, width, metadata, latents, text_encoder):
+    modules[width].save_pretrained(tmp_path / "m.safetensors", metadata=metadata)
+    (entry,) = scan([tmp_path])
+    assert (entry.latents, entry.text_encoder, entry.problem) == (latents, text_encoder, None)
+
+
+@pytest.mark.parametrize(
+    ("published", "latents"), [("oms_b_openclip_15_21", "sd"), ("oms_b_openclip_xl", "sdxl"), ("mine", "unknown")]
+)
+@pytest.mark.parametrize("where", ["config", "index", "folder", "cache"])
+def test_base_modules_are_told_apart_by_what_they_were_published_as(tmp_path, modules, published, latents, where):
+    names = {"folder": published, "cache": f"models--h1t--{published}/snapshots/0123"}
+    folder = publish(modules[1024], tmp_path / names.get(where, "x"))
+    recorded = {"config": folder / "oms_module" / "config.json", "index": folder / "model_index.json"}.get(where)
+    if recorded:
+        raw = json.loads(recorded.read_text())
+        recorded.write_text(json.dumps({**raw, "_name_or_path": f"h1t/{published}"}))
+    (entry,) = scan([tmp_path])
+    assert entry.latents == latents
+    assert entry.problem is None
+
+
+def test_what_fits(tmp_path, modules):
+    modules[1024].save_pretrained(tmp_path / "sd.safetensors", metadata={"oms.latents": "sd"})
+    modules[1024].save_pretrained(tmp_path / "bare.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"")
+    entries = by_name(tmp_path)
+
+    assert fits(entries["sd"], "sd")
+    assert not fits(entries["sd"], "sdxl")
+    assert not fits(entries["sd"], "sdxl", chosen=True), "known to be wrong, whoever chose it"
+    assert not fits(entries["bare"], "sd")
+    assert fits(entries["bare"], "sd", chosen=True)
+    assert not fits(entries["broken"], "unknown", chosen=True)
+
+
+def test_broken_ones_are_listed_with_their_problem(tmp_path, modules):
+    modules[1024].save_pretrained(tmp_path / "good.safetensors")
+    whole = (tmp_path / "good.safetensors").read_bytes()
+    (tmp_path / "truncated.safetensors").write_bytes(whole[:-1])
+    torch.save({"a": torch.zeros(1)}, tmp_path / "pickle.safetensors")
+    save_file({"model.diffusion_model.x": torch.zeros(1)}, tmp_path / "checkpoint.safetensors")
+    save_file(modules[1024].state_dict(), tmp_path / "bare.safetensors")
+    (tmp_path / "no weights" / "oms_module").mkdir(parents=True)
+    (tmp_path / "a pipeline").mkdir()
+    (tmp_path / "a pipeline" / "model_index.json").write_text("{}")
+    publish(modules[1024], tmp_path / "bad config")
+    (tmp_path / "bad config" / "oms_module" / "config.json").write_text("{")
+
+    problems = {name: entry.problem for name, entry in by_name(tmp_path).items()}
+
+    assert problems.pop("good") is None
+    for name, words in {
+        "truncated": "is truncated",
+        "pickle": "is a pickle",
+        "checkpoint": "is a whole Stable Diffusion checkpoint",
+        "bare": "head counts cannot be told",
+        "no weights": "holds no OMS module",
+        "a pipeline": "holds no OMS module",
+        "bad config": "is not JSON",
+    }.items():
+        assert words in problems.pop(name)
+    assert not problems
+
+
+def test_other_programs_files_are_passed_over(tmp_path, modules):
+    modules[1024].save_pretrained(tmp_path / ".cache" / "m.safetensors")
+    modules[1024].save_pretrained(tmp_path / ".m.safetensors")
+    encoder = tmp_path / "text_encoder"
+    encoder.mkdir()
+    (encoder / "config.json").write_text('{"model_type": "clip_text_model"}')
+    save_file({"text_model.x": torch.zeros(1)}, encoder / "model.safetensors")
+    assert scan([tmp_path]) == []
+
+
+def test_links_out_of_the_folder_are_not_followed(tmp_path, modules):
+    outside, inside = tmp_path / "outside", tmp_path / "inside"
+    inside.mkdir()
+    modules[1024].save_pretrained(outside / "m.safetensors")
+    publish(modules[1024], outside / "folder")
+    publish(modules[1024], inside / "real")
+    links = {
+        "file.safetensors": outside / "m.safetensors",
+        "folder": outside / "folder",
+        "loop": inside,
+        "itself.safetensors": inside / "itself.safetensors",
+        "again.safetensors": inside / "real" / "oms_module" / "diffusion_pytorch_model.safetensors",
+    }
+    for name, target in links.items():
+        try:
+            os.symlink(target, inside / name)
+        except OSError:
+            pytest.skip("this machine does not allow links")
+    (inside / "level").mkdir()
+    os.symlink(outside / "folder" / "oms_module", inside / "level" / "oms_module")
+    (inside / "weights").mkdir()
+    for name in ("config.json", "diffusion_pytorch_model.safetensors"):
+        os.symlink(outside / "folder" / "oms_module" / name, inside / "weights" / name)
+
+    entries = by_name(inside)
+
+    assert sorted(name for name, entry in entries.items() if entry.problem is None) == ["again", "real"]
+    assert set(entries) == {"again", "file", "itself", "level", "real", "weights"}
+    for name in ("file", "level", "weights"):
+        assert "is a link out of" in entries[name].problem
+
+
+def test_two_modules_of_one_name(tmp_path, modules):
+    first, second = tmp_path / "first", tmp_path / "second"
+    modules[1024].save_pretrained(first / "m.safetensors")
+    modules[2048].save_pretrained(second / "m.safetensors")
+
+    entries = scan([first, second, first])
+
+    assert [entry.path.parent for entry in entries] == [first, second]
+    assert entries[0].problem is None
+    assert f"has the same name as {first / 'm.safetensors'}; rename one" in entries[1].problem
+    assert find("m", [first, second]).path == first / "m.safetensors"
+
+
+def test_find_looks_names_up(tmp_path, modules):
+    modules[1024].save_pretrained(tmp_path / "sub" / "m.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"")
+
+    assert find("sub/m", [tmp_path]).path == tmp_path / "sub" / "m.safetensors"
+    with pytest.raises(ModuleFileError, match=r"OMS model 'broken' cannot be used: .*truncated"):
+        find("broken", [tmp_path])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "m", "../sub/m", "sub/../sub/m", "sub/m.safetensors", "/etc", "C:\\x", "CON", "nul\0", "x" * 10_000, None],
+)
+def test_anything_else_is_refused_alike(tmp_path, modules, name):
+    modules[1024].save_pretrained(tmp_path / "sub" / "m.safetensors")
+    with pytest.raises(SettingError, match=r"OMS model .* is not known; allowed are 'sub/m'$") as caught:
+        find(name, [tmp_path])
+    assert len(str(caught.value)) < 300
+
+
+def test_find_in_nothing_says_what_to_do(tmp_path):
+    with pytest.raises(SettingError, match="no usable OMS module was found: put one in the models folder"):
+        find("m", [tmp_path])
+
+
+def test_listing_reads_headers_alone(tmp_path):
+    """200 modules of 300 MB each (holes that take no disk): reading their tensors would take minutes."""
+    with torch.device("meta"):
+        shapes = {name: list(tensor.shape) for name, tensor in OMSUNet(OMSUNetConfig.base()).state_dict().items()}
+    header, position = {"__metadata__": {"oms.latents": "sd"}}, 0
+    for name, shape in shapes.items():
+        size = 2 * torch.Size(shape).numel()
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [position, position + size]}
+        position += size
+    text = json.dumps(header).encode()
+    for i in range(200):
+        with (tmp_path / f"{i:03}.safetensors").open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            file.truncate(8 + len(text) + position)
+    started = time.perf_counter()
+
+    entries = scan([tmp_path])
+
+    assert time.perf_counter() - started < 30
+    assert len(entries) == 200
+    assert {(entry.latents, entry.text_encoder, entry.problem) for entry in entries} == {("sd", "openclip", None)}
