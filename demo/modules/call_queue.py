@@ -1,0 +1,35 @@
+"""One generation at a time, and errors that reach the browser (host file: modules/call_queue.py)."""
+
+import html
+import threading
+import time
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from modules import errors, shared
+
+queue_lock = threading.RLock()
+
+
+def wrap_gradio_gpu_call(func: Callable, extra_outputs: list | None = None) -> Callable:
+    """`func` as a handler of the page: waits for its turn; an exception becomes HTML in the last output."""
+
+    @wraps(func)
+    def handler(*args: Any, **kwargs: Any) -> tuple:
+        started = time.perf_counter()
+        with queue_lock:
+            shared.state.begin(job="txt2img")
+            try:
+                results = list(func(*args, **kwargs))
+            except Exception as e:
+                errors.report(f"Error completing request\nArguments: {args} {kwargs}"[:4096], exc_info=True)
+                message = html.escape(f"{type(e).__name__}: {e}")
+                results = [*(extra_outputs or [None, ""]), f"<div class='error'>{message}</div>"]
+            finally:
+                shared.state.end()
+        seconds = time.perf_counter() - started
+        results[-1] += f"<div class='performance'><p class='time'>Time taken: {seconds:.1f} sec.</p></div>"
+        return tuple(results)
+
+    return handler

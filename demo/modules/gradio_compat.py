@@ -1,0 +1,108 @@
+"""The two gradio generations, 3.41 and 4: every difference the demo meets stands here.
+
+Hosts hook into gradio the same way, so that scripts hear of each component as it is made (host files:
+modules/gradio_extensons.py, modules/ui_gradio_extensions.py).
+"""
+
+import os
+import re
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+import gradio as gr
+import gradio.blocks
+import gradio.components
+import gradio.routes
+from fastapi import FastAPI
+
+GRADIO_4 = int(gr.__version__.split(".")[0]) >= 4
+
+if GRADIO_4:
+    import gradio.component_meta
+
+    # it would write a .pyi file beside every source file that derives a component
+    gradio.component_meta.create_or_modify_pyi = lambda *args, **kwargs: None
+    _Component = gradio.components.Component
+else:
+    _Component = gradio.components.IOComponent
+
+#: What the page template loads from the internet; the demo loads nothing.
+_REMOTE = re.compile(rb'<(script|link|meta)\b[^>]*"https?://[^>]*?(/>|></script>|>)', re.DOTALL)
+
+
+class _AcceptsOldJs:
+    """An event of gradio 4 that also takes gradio 3's `_js`."""
+
+    def __init__(self, trigger: Callable) -> None:
+        self._trigger = trigger
+
+    def __call__(self, *args: Any, _js: str | None = None, **kwargs: Any) -> Any:
+        return self._trigger(*args, **kwargs, **({"js": _js} if _js is not None else {}))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trigger, name)
+
+
+def _announced(original: Callable) -> Callable:
+    """An __init__ that tells scripts and callbacks before and after."""
+    from modules import script_callbacks, scripts
+
+    @wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        if getattr(self, "_announced", False):  # a base class's turn
+            original(self, *args, **kwargs)
+            return
+        self._announced = True
+        if scripts.scripts_current is not None:
+            scripts.scripts_current.before_component(self, **kwargs)
+        script_callbacks.before_component_callback(self, **kwargs)
+        original(self, *args, **kwargs)
+        if GRADIO_4:
+            for event in getattr(self, "EVENTS", []):
+                setattr(self, str(event), _AcceptsOldJs(getattr(self, str(event))))
+        script_callbacks.after_component_callback(self, **kwargs)
+        if scripts.scripts_current is not None:
+            scripts.scripts_current.after_component(self, **kwargs)
+
+    return __init__
+
+
+def install(page_head: Callable[[], str]) -> None:
+    """Hooks into gradio, once: component announcements, `page_head()` in every page, nothing from the internet."""
+    if getattr(gr, "_demo_hooks", False):
+        return
+    gr._demo_hooks = True
+    for cls in (_Component, gradio.blocks.BlockContext):
+        cls.__init__ = _announced(cls.__init__)
+    original = gradio.routes.templates.TemplateResponse
+
+    def template_response(*args: Any, **kwargs: Any) -> Any:
+        response = original(*args, **kwargs)
+        body = _REMOTE.sub(b"", response.body)
+        response.body = body.replace(b"</head>", page_head().encode("utf8") + b"</head>", 1)
+        response.init_headers()
+        return response
+
+    gradio.routes.templates.TemplateResponse = template_response
+
+
+def theme() -> gr.themes.Base:
+    """Fonts that every machine has: gradio's own would come from the internet."""
+    sans = ("Segoe UI", "Helvetica Neue", "Arial", "sans-serif")
+    mono = ("Consolas", "Menlo", "monospace")
+    return gr.themes.Default(primary_hue="indigo", neutral_hue="slate", radius_size="sm", font=sans, font_mono=mono)
+
+
+def mount(app: FastAPI, blocks: gr.Blocks, allowed_paths: list[str]) -> None:
+    """Serves the page at "/", behind the routes that `app` has already."""
+    blocks.queue()
+    blocks.show_error = True
+    blocks.favicon_path = blocks.auth = None
+    if GRADIO_4:
+        gr.mount_gradio_app(app, blocks, path="/", allowed_paths=allowed_paths)
+    else:
+        blocks.allowed_paths = allowed_paths
+        gr.mount_gradio_app(app, blocks, path="/")

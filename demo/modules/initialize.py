@@ -1,0 +1,33 @@
+"""Brings the host up: command line, folders, options, checkpoint, scripts (host files: initialize.py, webui.py)."""
+
+import argparse
+
+from modules import cmd_args, paths_internal, shared_cmd_options
+
+
+def parse_command_line(argv: list[str]) -> None:
+    """Lets extensions add their arguments (preload.py), then parses for good."""
+    from modules import script_loading
+
+    finder = argparse.ArgumentParser(add_help=False)
+    finder.add_argument("--extension", action="append")
+    folders = finder.parse_known_args(argv)[0].extension or [paths_internal.repository_path]
+    parser = cmd_args.make_parser()
+    script_loading.preload_extensions(folders, parser)
+    shared_cmd_options.use(parser, argv)
+    paths_internal.use(shared_cmd_options.cmd_opts.data_dir)
+
+
+def initialize(argv: list[str]) -> None:
+    """May be called again for a fresh host in the same process; modules of the host stay loaded, as on Reload UI."""
+    parse_command_line(argv)
+    from modules import extra_networks, extra_networks_lora, script_callbacks, scripts, sd_models, shared
+
+    script_callbacks.script_unloaded_callback()
+    shared.load_options()
+    shared.state.__init__()
+    sd_models.list_models()
+    scripts.load_scripts()
+    extra_networks.extra_network_registry.clear()
+    extra_networks.register_extra_network(extra_networks_lora.ExtraNetworkLora())
+    sd_models.reload_model_weights()

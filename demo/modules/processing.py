@@ -1,0 +1,442 @@
+"""One generation from request to pictures (host file: modules/processing.py)."""
+
+import json
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from modules import (
+    devices,
+    errors,
+    extra_networks,
+    images,
+    infotext_utils,
+    launch_utils,
+    paths_internal,
+    rng,
+    scripts,
+    sd_models,
+    sd_samplers,
+    shared,
+)
+from modules.shared import cmd_opts, opts, state
+
+opt_C = 4
+opt_f = 8
+
+
+@dataclass(repr=False)
+class StableDiffusionProcessing:
+    """A request, and all that becomes of it: `p` in every hook. Defaults of size and steps are the demo's own."""
+
+    sd_model: Any = None
+    outpath_samples: str | None = None
+    outpath_grids: str | None = None
+    prompt: str | list[str] = ""
+    negative_prompt: str | list[str] = ""
+    styles: list[str] | None = None
+    seed: int = -1
+    subseed: int = -1
+    subseed_strength: float = 0
+    seed_resize_from_h: int = -1
+    seed_resize_from_w: int = -1
+    sampler_name: str | None = None
+    scheduler: str | None = None
+    batch_size: int = 1
+    n_iter: int = 1
+    steps: int = 20
+    cfg_scale: float = 7.0
+    width: int = 256
+    height: int = 256
+    do_not_save_samples: bool = False
+    do_not_save_grid: bool = False
+    extra_generation_params: dict[str, Any] | None = None
+    eta: float | None = None
+    denoising_strength: float | None = None
+    override_settings: dict[str, Any] | None = None
+    override_settings_restore_afterwards: bool = True
+    disable_extra_networks: bool = False
+
+    is_hr_pass: bool = field(default=False, init=False)
+    is_api: bool = field(default=False, init=False)
+    user: str | None = field(default=None, init=False)
+    sampler: Any = field(default=None, init=False)
+    rng: Any = field(default=None, init=False)
+    c: Any = field(default=None, init=False)
+    uc: Any = field(default=None, init=False)
+    iteration: int = field(default=0, init=False)
+    all_prompts: list[str] | None = field(default=None, init=False)
+    all_negative_prompts: list[str] | None = field(default=None, init=False)
+    all_seeds: list[int] | None = field(default=None, init=False)
+    all_subseeds: list[int] | None = field(default=None, init=False)
+    main_prompt: str | None = field(default=None, init=False)
+    main_negative_prompt: str | None = field(default=None, init=False)
+    prompts: list[str] | None = field(default=None, init=False)
+    negative_prompts: list[str] | None = field(default=None, init=False)
+    seeds: list[int] | None = field(default=None, init=False)
+    subseeds: list[int] | None = field(default=None, init=False)
+    extra_network_data: dict | None = field(default=None, init=False)
+    sd_model_name: str | None = field(default=None, init=False)
+    sd_model_hash: str | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.sd_model = shared.sd_model
+        self.comments: dict[str, int] = {}
+        self.styles = self.styles or []
+        self.extra_generation_params = self.extra_generation_params or {}
+        self.override_settings = self.override_settings or {}
+        self._scripts: scripts.ScriptRunner | None = None
+        self._script_args: Any = ()
+        self._scripts_are_set_up = False
+        if cmd_opts.host_style == "forge":
+            self.modified_noise: torch.Tensor | None = None
+
+    @property
+    def scripts(self) -> "scripts.ScriptRunner | None":
+        return self._scripts
+
+    @scripts.setter
+    def scripts(self, value: "scripts.ScriptRunner | None") -> None:
+        self._scripts = value
+        self._setup_scripts()
+
+    @property
+    def script_args(self) -> Any:
+        return self._script_args
+
+    @script_args.setter
+    def script_args(self, value: Any) -> None:
+        self._script_args = value
+        self._setup_scripts()
+
+    def _setup_scripts(self) -> None:
+        """The setup hook, as soon as both the scripts and their arguments are there."""
+        if self._scripts and self._script_args and not self._scripts_are_set_up:
+            self._scripts_are_set_up = True
+            self._scripts.setup_scrips(self, is_ui=not self.is_api)
+
+    def comment(self, text: str) -> None:
+        """Shows a line below the picture in the browser; API clients do not get it."""
+        self.comments[text] = 1
+
+    def close(self) -> None:
+        self.sampler = self.c = self.uc = None
+
+    def setup_prompts(self) -> None:
+        if isinstance(self.prompt, list):
+            self.all_prompts = self.prompt
+        elif isinstance(self.negative_prompt, list):
+            self.all_prompts = [self.prompt] * len(self.negative_prompt)
+        else:
+            self.all_prompts = [self.prompt] * (self.batch_size * self.n_iter)
+        negative = self.negative_prompt
+        self.all_negative_prompts = negative if isinstance(negative, list) else [negative] * len(self.all_prompts)
+        if len(self.all_prompts) != len(self.all_negative_prompts):
+            raise RuntimeError(
+                f"Received a different number of prompts ({len(self.all_prompts)}) "
+                f"and negative prompts ({len(self.all_negative_prompts)})"
+            )
+        self.main_prompt = self.all_prompts[0]
+        self.main_negative_prompt = self.all_negative_prompts[0]
+
+    def parse_extra_network_prompts(self) -> None:
+        self.prompts, self.extra_network_data = extra_networks.parse_prompts(self.prompts)
+
+    def setup_conds(self) -> None:
+        self.uc = self.sd_model.get_learned_conditioning(self.negative_prompts)
+        self.c = self.sd_model.get_learned_conditioning(self.prompts)
+
+    def sample(
+        self, conditioning: Any, unconditional_conditioning: Any, seeds: list[int], subseeds: list[int],
+        subseed_strength: float, prompts: list[str],
+    ) -> torch.Tensor:
+        """Latents [B, 4, h, w] of this batch's pictures."""
+        raise NotImplementedError
+
+
+@dataclass(repr=False)
+class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
+    enable_hr: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.enable_hr:
+            raise ValueError("The miniature WebUI has no Hires. fix: leave enable_hr out.")
+
+    def sample(
+        self, conditioning: Any, unconditional_conditioning: Any, seeds: list[int], subseeds: list[int],
+        subseed_strength: float, prompts: list[str],
+    ) -> torch.Tensor:
+        self.sampler = sd_samplers.create_sampler(self.sampler_name, self.sd_model)
+        x = self.rng.next()
+        if self.scripts is not None:
+            self.scripts.process_before_every_sampling(
+                self, x=x, noise=x, c=conditioning, uc=unconditional_conditioning
+            )
+        if getattr(self, "modified_noise", None) is not None and cmd_opts.host_style == "forge":
+            x, self.modified_noise = self.modified_noise, None
+        return self.sampler.sample(self, x, conditioning, unconditional_conditioning)
+
+
+class Processed:
+    """What a generation gave: pictures, the infotext of each, and what the API returns as "info"."""
+
+    def __init__(
+        self, p: StableDiffusionProcessing, images_list: list[Image.Image], seed: int = -1, info: str = "",
+        subseed: int | None = None, index_of_first_image: int = 0, infotexts: list[str] | None = None,
+    ) -> None:
+        self.images = images_list
+        self.info = info
+        self.infotexts = infotexts or [info] * len(images_list)
+        self.comments = "".join(f"{comment}\n" for comment in p.comments)
+        self.all_prompts, self.all_negative_prompts = p.all_prompts, p.all_negative_prompts
+        self.all_seeds, self.all_subseeds = p.all_seeds, p.all_subseeds
+        self.prompt, self.negative_prompt = p.all_prompts[0], p.all_negative_prompts[0]
+        self.seed, self.subseed = seed, subseed
+        self.index_of_first_image = index_of_first_image
+        self.job_timestamp = state.job_timestamp
+        self.version = launch_utils.git_tag()
+        for name in ("subseed_strength", "width", "height", "sampler_name", "cfg_scale", "steps", "batch_size",
+                     "sd_model_name", "sd_model_hash", "seed_resize_from_w", "seed_resize_from_h",
+                     "denoising_strength", "extra_generation_params", "styles"):
+            setattr(self, name, getattr(p, name))
+
+    def js(self) -> str:
+        """Everything as JSON; a callable among extra_generation_params becomes null, as in the host."""
+        names = (
+            "prompt", "all_prompts", "negative_prompt", "all_negative_prompts", "seed", "all_seeds", "subseed",
+            "all_subseeds", "subseed_strength", "width", "height", "sampler_name", "cfg_scale", "steps", "batch_size",
+            "sd_model_name", "sd_model_hash", "seed_resize_from_w", "seed_resize_from_h", "denoising_strength",
+            "extra_generation_params", "index_of_first_image", "infotexts", "styles", "job_timestamp", "version",
+        )
+        return json.dumps({name: getattr(self, name) for name in names}, default=lambda o: None)
+
+    def infotext(self, p: StableDiffusionProcessing, index: int) -> str:
+        return create_infotext(
+            p, self.all_prompts, self.all_seeds, self.all_subseeds, position_in_batch=index % p.batch_size,
+            iteration=index // p.batch_size,
+        )
+
+
+def get_fixed_seed(seed: Any) -> int:
+    """`seed`, or a random one for -1 and whatever is no number."""
+    try:
+        seed = int(seed)
+    except (TypeError, ValueError):
+        seed = -1
+    return random.randrange(4294967294) if seed == -1 else seed
+
+
+def fix_seed(p: StableDiffusionProcessing) -> None:
+    p.seed, p.subseed = get_fixed_seed(p.seed), get_fixed_seed(p.subseed)
+
+
+def create_infotext(
+    p: StableDiffusionProcessing, all_prompts: list[str], all_seeds: list[int], all_subseeds: list[int],
+    comments: Any = None, iteration: int = 0, position_in_batch: int = 0, use_main_prompt: bool = False,
+    index: int | None = None, all_negative_prompts: list[str] | None = None,
+) -> str:
+    """The infotext of one picture.
+
+    p.extra_generation_params may hold text, a list with an entry for each picture, or a function that is called with
+    this function's variables by name. An entry of None is left out; one that raises is reported and left out.
+    """
+    if use_main_prompt:
+        index = 0
+    elif index is None:
+        index = position_in_batch + iteration * p.batch_size
+    if all_negative_prompts is None:
+        all_negative_prompts = p.all_negative_prompts
+    prompt_text = p.main_prompt if use_main_prompt else all_prompts[index]
+    negative_prompt = p.main_negative_prompt if use_main_prompt else all_negative_prompts[index]
+    varied = p.subseed_strength != 0
+    resized = p.seed_resize_from_w > 0 and p.seed_resize_from_h > 0
+    generation_params = {
+        "Steps": p.steps,
+        "Sampler": p.sampler_name,
+        "Schedule type": p.scheduler,
+        "CFG scale": p.cfg_scale,
+        "Seed": p.all_seeds[0] if use_main_prompt else all_seeds[index],
+        "Size": f"{p.width}x{p.height}",
+        "Model hash": p.sd_model_hash if opts.add_model_hash_to_info else None,
+        "Model": p.sd_model_name if opts.add_model_name_to_info else None,
+        "Variation seed": (p.all_subseeds[0] if use_main_prompt else all_subseeds[index]) if varied else None,
+        "Variation seed strength": p.subseed_strength if varied else None,
+        "Seed resize from": f"{p.seed_resize_from_w}x{p.seed_resize_from_h}" if resized else None,
+        "ENSD": opts.eta_noise_seed_delta or None,
+        "RNG": opts.randn_source if opts.randn_source != "GPU" else None,
+        **p.extra_generation_params,
+        "Version": launch_utils.git_tag() if opts.add_version_to_infotext else None,
+    }
+    for key, value in generation_params.items():
+        try:
+            if isinstance(value, list):
+                generation_params[key] = value[index]
+            elif callable(value):
+                generation_params[key] = value(**locals())
+        except Exception:
+            errors.report(f'Error creating infotext for key "{key}"', exc_info=True)
+            generation_params[key] = None
+    parts = [
+        key if key == value else f"{key}: {infotext_utils.quote(value)}"
+        for key, value in generation_params.items()
+        if value is not None
+    ]
+    negative_prompt_text = f"\nNegative prompt: {negative_prompt}" if negative_prompt else ""
+    return f"{prompt_text}{negative_prompt_text}\n{', '.join(parts)}".strip()
+
+
+def process_images(p: StableDiffusionProcessing) -> Processed:
+    """All pictures of `p`, with its override_settings in force meanwhile.
+
+    Only options that config.json or an extension put in opts.data are set back afterwards: the host's behaviour.
+    """
+    if p.scripts is not None:
+        p.scripts.before_process(p)
+    stored = {k: opts.data[k] for k in p.override_settings if k in opts.data}
+    try:
+        if sd_models.checkpoint_aliases.get(p.override_settings.get("sd_model_checkpoint")) is None:
+            p.override_settings.pop("sd_model_checkpoint", None)
+        for key, value in p.override_settings.items():
+            opts.set(key, value, is_api=True, run_callbacks=False)
+        sd_models.reload_model_weights()
+        sd_samplers.fix_p_invalid_sampler_and_scheduler(p)
+        return process_images_inner(p)
+    finally:
+        if p.override_settings_restore_afterwards:
+            for key, value in stored.items():
+                setattr(opts, key, value)
+
+
+def process_images_inner(p: StableDiffusionProcessing) -> Processed:
+    seed, subseed = get_fixed_seed(p.seed), get_fixed_seed(p.subseed)
+    p.sd_model_name = p.sd_model.sd_checkpoint_info.name_for_extra
+    p.sd_model_hash = p.sd_model.sd_model_hash
+    p.setup_prompts()
+    count = len(p.all_prompts)
+    p.all_seeds = [seed + (i if p.subseed_strength == 0 else 0) for i in range(count)]
+    p.all_subseeds = [subseed + i for i in range(count)]
+    if p.scripts is not None:
+        p.scripts.process(p)
+
+    infotexts: list[str] = []
+    output_images: list[Image.Image] = []
+    try:
+        # Forge samples in inference mode, which tensors that an extension keeps will remember
+        no_grad = torch.inference_mode() if cmd_opts.host_style == "forge" else torch.no_grad()
+        with no_grad, devices.autocast():
+            if state.job_count == -1:
+                state.job_count = p.n_iter
+            for n in range(p.n_iter):
+                if state.interrupted or state.stopping_generation:
+                    break
+                state.skipped = False
+                for image, text in _process_batch(p, n):
+                    infotexts.append(text)
+                    output_images.append(image)
+    finally:
+        if not p.disable_extra_networks and p.extra_network_data:
+            extra_networks.deactivate(p, p.extra_network_data)
+
+    if not infotexts:
+        infotexts.append(Processed(p, []).infotext(p, 0))
+    index_of_first_image = _add_grid(p, output_images, infotexts)
+    result = Processed(
+        p, output_images, seed=p.all_seeds[0], info=infotexts[0], subseed=p.all_subseeds[0],
+        index_of_first_image=index_of_first_image, infotexts=infotexts,
+    )
+    if p.scripts is not None:
+        p.scripts.postprocess(p, result)
+    return result
+
+
+def _process_batch(p: StableDiffusionProcessing, n: int) -> list[tuple[Image.Image, str]]:
+    """Pictures of the n-th batch with their infotexts."""
+    p.iteration = n
+    part = slice(n * p.batch_size, (n + 1) * p.batch_size)
+    p.prompts, p.negative_prompts = p.all_prompts[part], p.all_negative_prompts[part]
+    p.seeds, p.subseeds = p.all_seeds[part], p.all_subseeds[part]
+    p.rng = rng.ImageRNG(
+        (p.sd_model.latent_channels, p.height // opt_f, p.width // opt_f), p.seeds, subseeds=p.subseeds,
+        subseed_strength=p.subseed_strength, seed_resize_from_h=p.seed_resize_from_h,
+        seed_resize_from_w=p.seed_resize_from_w,
+    )
+    batch = {"batch_number": n, "prompts": p.prompts, "seeds": p.seeds, "subseeds": p.subseeds}
+    if p.scripts is not None:
+        p.scripts.before_process_batch(p, **batch)
+    if not p.prompts:
+        return []
+    p.parse_extra_network_prompts()
+    batch["prompts"] = p.prompts
+    if not p.disable_extra_networks:
+        extra_networks.activate(p, p.extra_network_data)
+    if p.scripts is not None:
+        p.scripts.process_batch(p, **batch)
+    p.setup_conds()
+    if n == 0:  # before sampling: what the sampling hook adds to infotext is not in params.txt
+        text = Processed(p, []).infotext(p, 0)
+        (Path(paths_internal.data_path) / "params.txt").write_text(text, encoding="utf8")
+    if p.n_iter > 1:
+        state.job = f"Batch {n + 1} out of {p.n_iter}"
+
+    samples = p.sample(p.c, p.uc, p.seeds, p.subseeds, p.subseed_strength, p.prompts)
+    if p.scripts is not None:
+        ps = scripts.PostSampleArgs(samples)
+        p.scripts.post_sample(p, ps)
+        samples = ps.samples
+    devices.test_for_nans(samples, "unet")
+    decoded = [p.sd_model.decode_first_stage(sample.unsqueeze(0))[0] for sample in samples]  # singly, as the host
+    pictures = (torch.stack(decoded).float() / 2 + 0.5).clamp(0, 1)
+    devices.test_for_nans(pictures, "vae")
+    state.nextjob()
+
+    batch_list = scripts.PostprocessBatchListArgs(list(pictures))
+    if p.scripts is not None:
+        p.scripts.postprocess_batch(p, pictures, batch_number=n)
+        p.prompts, p.negative_prompts = p.all_prompts[part], p.all_negative_prompts[part]
+        p.scripts.postprocess_batch_list(p, batch_list, batch_number=n)
+    return [_finish_picture(p, i, tensor) for i, tensor in enumerate(batch_list.images)]
+
+
+def _finish_picture(p: StableDiffusionProcessing, i: int, tensor: torch.Tensor) -> tuple[Image.Image, str]:
+    """The i-th picture of the batch, through the last hooks, saved, with its infotext."""
+    p.batch_index = i
+    image = Image.fromarray((255.0 * tensor.permute(1, 2, 0).numpy()).astype(np.uint8))
+    if p.scripts is not None:
+        for hook in (p.scripts.postprocess_image, p.scripts.postprocess_image_after_composite):
+            pp = scripts.PostprocessImageArgs(image)
+            hook(p, pp)
+            image = pp.image
+    text = create_infotext(
+        p, p.prompts, p.seeds, p.subseeds, index=i, all_negative_prompts=p.negative_prompts
+    )
+    if opts.enable_pnginfo:
+        image.info["parameters"] = text
+    if opts.samples_save and not p.do_not_save_samples:
+        folder = p.outpath_samples or opts.outdir_txt2img_samples
+        images.save_image(image, folder, "", p.seeds[i], p.prompts[i], info=text, p=p)
+    return image, text
+
+
+def _add_grid(p: StableDiffusionProcessing, pictures: list[Image.Image], infotexts: list[str]) -> int:
+    """Puts a grid before the pictures where one is wanted; the index of the first picture proper."""
+    wanted = (opts.return_grid or opts.grid_save) and not p.do_not_save_grid
+    if not wanted or not pictures or (len(pictures) < 2 and opts.grid_only_if_multiple):
+        return 0
+    grid = images.image_grid(pictures, p.batch_size)
+    text = create_infotext(p, p.all_prompts, p.all_seeds, p.all_subseeds, use_main_prompt=True)
+    if opts.enable_pnginfo:
+        grid.info["parameters"] = text
+    if opts.grid_save:
+        folder = p.outpath_grids or opts.outdir_txt2img_grids
+        images.save_image(grid, folder, "grid", p.all_seeds[0], p.all_prompts[0], info=text, p=p, grid=True)
+    if not opts.return_grid:
+        return 0
+    pictures.insert(0, grid)
+    infotexts.insert(0, text)
+    return 1

@@ -1,0 +1,197 @@
+"""The checkpoint: a diffusers folder, with one or two UNets to choose from (host file: modules/sd_models.py)."""
+
+import hashlib
+import json
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from modules import devices, prompt_parser, script_callbacks, shared
+from modules.shared_cmd_options import cmd_opts
+
+EMBEDDED, SECOND = "embedded", "embedded-second"
+
+
+@dataclass
+class CheckpointInfo:
+    """One entry of the checkpoint list. `filename` is the UNet's file; everything else of the folder is shared."""
+
+    name: str
+    filename: str
+    sha256: str
+    metadata: dict = field(default_factory=dict)
+
+    @property
+    def shorthash(self) -> str:
+        return self.sha256[:10]
+
+    hash = shorthash
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} [{self.shorthash}]"
+
+    @property
+    def short_title(self) -> str:
+        return self.title
+
+    @property
+    def model_name(self) -> str:
+        return self.name
+
+    @property
+    def name_for_extra(self) -> str:
+        return self.name
+
+
+checkpoints_list: dict[str, CheckpointInfo] = {}
+checkpoint_aliases: dict[str, CheckpointInfo] = {}
+
+
+def model_folder() -> Path:
+    return Path(cmd_opts.model).resolve()
+
+
+def list_models() -> None:
+    """Fills the checkpoint list from the model folder's unet/ and unet_second/."""
+    checkpoints_list.clear()
+    checkpoint_aliases.clear()
+    for name, part in ((EMBEDDED, "unet"), (SECOND, "unet_second")):
+        files = sorted((model_folder() / part).glob("*.safetensors"))
+        if not files:
+            continue
+        info = CheckpointInfo(name, str(files[0]), hashlib.sha256(files[0].read_bytes()).hexdigest())
+        checkpoints_list[info.title] = info
+        for alias in (info.title, info.name, info.shorthash, info.sha256, files[0].name):
+            checkpoint_aliases.setdefault(alias, info)
+    if not checkpoints_list:
+        raise FileNotFoundError(
+            f"No checkpoint in {model_folder()}: unet/ holds no .safetensors file. Give a diffusers folder with "
+            "--model FOLDER; `python -m lib_oms.embedded.make --help` tells how to make the demo's own."
+        )
+
+
+def checkpoint_tiles(use_short: bool = False) -> list[str]:
+    return [info.title for info in checkpoints_list.values()]
+
+
+def get_closet_checkpoint_match(search: str) -> CheckpointInfo | None:
+    """The checkpoint of this title, name or hash, else the first whose title contains it (the host's spelling)."""
+    if not search:
+        return None
+    exact = checkpoint_aliases.get(search)
+    return exact or next((info for title, info in checkpoints_list.items() if search in title), None)
+
+
+def select_checkpoint() -> CheckpointInfo:
+    chosen = checkpoint_aliases.get(shared.opts.sd_model_checkpoint)
+    return chosen or next(iter(checkpoints_list.values()))
+
+
+class DemoModel:
+    """The loaded checkpoint, with the attributes of the host's that extensions read.
+
+    Its latents are of no Stable Diffusion family, so every `is_sd*` flag is False; `oms_latents` names them.
+    """
+
+    is_sd1 = is_sd2 = is_sdxl = is_sd3 = is_ssd = is_sdxl_inpaint = False
+    oms_latents = "oms-demo"
+    latent_channels = 4
+    parameterization = "eps"
+    cond_stage_key = "txt"
+
+    def __init__(self, folder: Path) -> None:
+        def load(cls: type, part: str):
+            return cls.from_pretrained(folder / part, local_files_only=True)
+
+        self.folder = folder
+        self.tokenizer = load(CLIPTokenizer, "tokenizer")
+        self.text_encoder = load(CLIPTextModel, "text_encoder").float().eval()
+        self.first_stage_model = load(AutoencoderKL, "vae").float().eval()
+        self.alphas_cumprod = load(DDIMScheduler, "scheduler").alphas_cumprod.float()
+        self.device, self.dtype = devices.device, devices.dtype
+        self.sd_checkpoint_info: CheckpointInfo | None = None
+        self._unets: dict[str, UNet2DConditionModel] = {}
+        self.model = SimpleNamespace(diffusion_model=None, conditioning_key="crossattn")
+
+    @property
+    def sd_model_hash(self) -> str | None:
+        return self.sd_checkpoint_info.shorthash if self.sd_checkpoint_info else None
+
+    @property
+    def unet(self) -> UNet2DConditionModel:
+        return self.model.diffusion_model
+
+    def use_checkpoint(self, info: CheckpointInfo) -> None:
+        """Puts the UNet of `info` in; each is read from disk once."""
+        if info.name not in self._unets:
+            part = Path(info.filename).parent
+            unet = UNet2DConditionModel.from_pretrained(part, local_files_only=True)
+            self._unets[info.name] = unet.float().eval()
+        self.model.diffusion_model = self._unets[info.name]
+        self.sd_checkpoint_info = info
+
+    @torch.no_grad()
+    def apply_model(self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+        """The predicted noise for x in variance-preserving form: x [B, 4, h, w], t [B] or scalar, cond [B, 77k, D]."""
+        return self.unet(x, t, encoder_hidden_states=cond).sample
+
+    def get_learned_conditioning(self, prompts: list[str]) -> torch.Tensor:
+        return prompt_parser.get_learned_conditioning(self, list(prompts))
+
+    @torch.no_grad()
+    def decode_first_stage(self, z: torch.Tensor) -> torch.Tensor:
+        """Pictures [B, 3, 8h, 8w] in -1..1 of scaled latents [B, 4, h, w]."""
+        return self.first_stage_model.decode(z / self.first_stage_model.config.scaling_factor).sample
+
+    @torch.no_grad()
+    def encode_first_stage(self, x: torch.Tensor) -> torch.Tensor:
+        """Scaled latents [B, 4, h, w] of pictures [B, 3, 8h, 8w] in -1..1: the mean, no noise."""
+        return self.first_stage_model.encode(x).latent_dist.mode() * self.first_stage_model.config.scaling_factor
+
+
+class SdModelData:
+    """Holds the one loaded model; `get_sd_model` loads it when it is first asked for."""
+
+    def __init__(self) -> None:
+        self.sd_model: DemoModel | None = None
+        self._lock = threading.RLock()
+
+    def get_sd_model(self) -> DemoModel:
+        with self._lock:
+            if self.sd_model is None or self.sd_model.folder != model_folder():
+                self._load()
+        assert self.sd_model is not None
+        return self.sd_model
+
+    def _load(self) -> None:
+        index = model_folder() / "model_index.json"
+        if not index.is_file():
+            raise FileNotFoundError(f"{model_folder()} is no diffusers folder: it has no model_index.json.")
+        kind = json.loads(index.read_text(encoding="utf8")).get("_class_name")
+        if kind != "StableDiffusionPipeline":
+            raise ValueError(f"{index} is of a {kind}; the demo runs a StableDiffusionPipeline only.")
+        if not checkpoints_list:
+            list_models()
+        model = DemoModel(model_folder())
+        model.use_checkpoint(select_checkpoint())
+        self.sd_model = model
+        script_callbacks.model_loaded_callback(model)
+
+
+model_data = SdModelData()
+
+
+def reload_model_weights(sd_model: DemoModel | None = None, info: CheckpointInfo | None = None) -> DemoModel:
+    """Makes the chosen checkpoint (`info`, or the option's) the loaded one."""
+    model = model_data.get_sd_model()
+    wanted = info or select_checkpoint()
+    if model.sd_checkpoint_info is not wanted:
+        model.use_checkpoint(wanted)
+        script_callbacks.model_loaded_callback(model)
+    return model

@@ -1,0 +1,101 @@
+"""What all samplers share (host file: modules/sd_samplers_common.py)."""
+
+from collections import namedtuple
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from modules import shared
+from modules.shared import opts, state
+
+
+class SamplerData(namedtuple("SamplerData", ["name", "constructor", "aliases", "options"])):
+    __slots__ = ()
+
+    def total_steps(self, steps: int) -> int:
+        return steps * 2 if self.options.get("second_order", False) else steps
+
+
+class InterruptedException(BaseException):
+    """Ends sampling; the last denoised latent becomes the picture."""
+
+
+def decode_first_stage(model: Any, x: torch.Tensor) -> torch.Tensor:
+    return model.decode_first_stage(x)
+
+
+@torch.no_grad()
+def sample_to_image(samples: torch.Tensor, index: int = 0, approximation: int | None = None) -> Image.Image:
+    """The picture of one latent of a batch."""
+    picture = shared.sd_model.decode_first_stage(samples[index : index + 1])[0]
+    array = (picture / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).numpy()
+    return Image.fromarray((array * 255).astype(np.uint8))
+
+
+def store_latent(decoded: torch.Tensor) -> None:
+    state.current_latent = decoded
+
+
+class Sampler:
+    """One object per picture batch, made just before sampling: p.sampler."""
+
+    eta_option_field = "eta_ancestral"
+    eta_infotext_field = "Eta"
+    eta_default = 1.0
+
+    def __init__(self, func: Callable[..., torch.Tensor]) -> None:
+        self.func = func
+        self.funcname = func.__name__
+        self.config: SamplerData | None = None
+        self.p: Any = None
+        self.eta: float | None = None
+        self.last_latent: torch.Tensor | None = None
+        self.model_wrap_cfg: Any = None
+        self.model_wrap: Any = None
+        self.sampler_extra_args: dict[str, Any] = {}
+
+    def initialize(self, p: Any) -> None:
+        """Takes from p what the steps need; an eta other than the default is written to infotext."""
+        self.p = self.model_wrap_cfg.p = p
+        self.model_wrap_cfg.step = 0
+        self.eta = p.eta if p.eta is not None else getattr(opts, self.eta_option_field, 0.0)
+
+    def eta_arguments(self, p: Any) -> dict[str, float]:
+        if self.eta != self.eta_default:
+            p.extra_generation_params[self.eta_infotext_field] = self.eta
+        return {"eta": self.eta}
+
+    def discards_penultimate(self, p: Any) -> bool:
+        """Whether the next-to-last noise level is left out; the option is written to infotext."""
+        own = self.config is not None and self.config.options.get("discard_next_to_last_sigma", False)
+        if opts.always_discard_next_to_last_sigma and not own:
+            p.extra_generation_params["Discard penultimate sigma"] = True
+        return own or opts.always_discard_next_to_last_sigma
+
+    def launch_sampling(self, steps: int, func: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Runs the steps with progress in the console and in `state`; an interruption gives what there is so far."""
+        self.model_wrap_cfg.steps = steps
+        self.model_wrap_cfg.total_steps = self.config.total_steps(steps) if self.config else steps
+        state.sampling_steps = steps
+        state.sampling_step = 0
+        with tqdm(total=steps, desc=state.job or "sampling") as self._bar:
+            try:
+                return func()
+            except InterruptedException:
+                return self.last_latent
+
+    def report(self, i: int, denoised: torch.Tensor) -> None:
+        """After each step."""
+        state.sampling_step = i + 1
+        self._bar.update()
+
+    def sample(
+        self, p: Any, x: torch.Tensor, conditioning: torch.Tensor, unconditional_conditioning: torch.Tensor,
+        steps: int | None = None, image_conditioning: Any = None,
+    ) -> torch.Tensor:
+        """Latents [B, 4, h, w] of pictures, from noise x of that shape."""
+        raise NotImplementedError

@@ -1,0 +1,78 @@
+"""Samplers in timesteps (host file: modules/sd_samplers_timesteps.py). Their first latent is the noise, unscaled."""
+
+from typing import Any
+
+import torch
+
+from modules import sd_samplers_impl
+from modules.sd_samplers_cfg_denoiser import CFGDenoiser
+from modules.sd_samplers_common import Sampler, SamplerData
+from modules.shared import opts
+
+
+class CompVisTimestepsDenoiser:
+    """The UNet as it is: x in variance-preserving form, the predicted noise as the answer."""
+
+    def __init__(self, model: Any) -> None:
+        self.inner_model = model
+
+    def pred_x0(self, x: torch.Tensor, out: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        a = self.inner_model.alphas_cumprod[int(t)]
+        return (x - (1 - a).sqrt() * out) / a.sqrt()
+
+    def __call__(self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+        return self.inner_model.apply_model(x, t, cond)
+
+
+class CompVisSampler(Sampler):
+    eta_option_field = "eta_ddim"
+    eta_infotext_field = "Eta DDIM"
+    eta_default = 0.0
+
+    def __init__(self, func: Any, sd_model: Any) -> None:
+        super().__init__(func)
+        self.model_wrap = CompVisTimestepsDenoiser(sd_model)
+        self.model_wrap_cfg = CFGDenoiser(self, self.model_wrap)
+
+    def get_timesteps(self, p: Any, steps: int) -> torch.Tensor:
+        """Timesteps ascending; the first step is at [-1]: 751 at 4 steps, 951 at 20, 999 at 3."""
+        steps += 1 if self.discards_penultimate(p) else 0
+        return (torch.arange(0, 1000, 1000 // steps) + 1).clip(0, 999)
+
+    def sample(
+        self, p: Any, x: torch.Tensor, conditioning: torch.Tensor, unconditional_conditioning: torch.Tensor,
+        steps: int | None = None, image_conditioning: Any = None,
+    ) -> torch.Tensor:
+        steps = steps or p.steps
+        timesteps = self.get_timesteps(p, steps)
+        self.initialize(p)
+        self.last_latent = x
+        self.sampler_extra_args = {
+            "cond": conditioning, "uncond": unconditional_conditioning, "cond_scale": p.cfg_scale
+        }
+        arguments: dict[str, Any] = {}
+        if self.func is sd_samplers_impl.ddim:
+            arguments = self.eta_arguments(p)
+        elif self.func is sd_samplers_impl.unipc:
+            arguments = {"order": int(opts.uni_pc_order), "variant": opts.uni_pc_variant,
+                         "lower_order_final": opts.uni_pc_lower_order_final}
+
+        def model(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return self.model_wrap_cfg(x, t, **self.sampler_extra_args)
+
+        alphas_cumprod = self.model_wrap.inner_model.alphas_cumprod
+        return self.launch_sampling(
+            steps, lambda: self.func(model, x, timesteps, alphas_cumprod, p.rng.next, self.report, **arguments)
+        )
+
+
+def _data(name: str, func: Any, aliases: list[str]) -> SamplerData:
+    return SamplerData(name, lambda model: CompVisSampler(func, model), aliases, {})
+
+
+samplers_data_timesteps = [
+    _data("DDIM", sd_samplers_impl.ddim, ["ddim"]),
+    _data("PLMS", sd_samplers_impl.plms, ["plms"]),
+    _data("UniPC", sd_samplers_impl.unipc, ["unipc"]),
+]
+VanillaStableDiffusionSampler = CompVisSampler

@@ -1,0 +1,87 @@
+"""What is being generated, and how far it has come (host file: modules/shared_state.py)."""
+
+import datetime
+import time
+from typing import Any
+
+from PIL import Image
+
+from modules import errors
+
+
+class State:
+    def __init__(self) -> None:
+        self.server_start = time.time()
+        self.time_start: float | None = None
+        self.job = ""
+        self.job_count = 0
+        self.job_no = 0
+        self.job_timestamp = "0"
+        self.sampling_step = 0
+        self.sampling_steps = 0
+        self.skipped = False
+        self.interrupted = False
+        self.stopping_generation = False
+        self.textinfo: str | None = None
+        self.current_latent: Any = None
+        self.current_image: Image.Image | None = None
+        self.current_image_sampling_step = 0
+        self.id_live_preview = 0
+
+    def interrupt(self) -> None:
+        self.interrupted = True
+
+    def skip(self) -> None:
+        self.skipped = True
+
+    def stop_generating(self) -> None:
+        self.stopping_generation = True
+
+    def nextjob(self) -> None:
+        self.job_no += 1
+        self.sampling_step = 0
+        self.current_image_sampling_step = 0
+
+    def dict(self) -> dict:
+        names = ("skipped", "interrupted", "stopping_generation", "job", "job_count", "job_timestamp", "job_no",
+                 "sampling_step", "sampling_steps")
+        return {name: getattr(self, name) for name in names}
+
+    def begin(self, job: str = "(unknown)") -> None:
+        server_start = self.server_start
+        self.__init__()
+        self.server_start = server_start
+        self.time_start = time.time()
+        self.job = job
+        self.job_count = -1
+        self.job_timestamp = datetime.datetime.now().strftime("%Y%m%d%H%M%S")
+
+    def end(self) -> None:
+        self.job = ""
+        self.job_count = 0
+
+    def progress(self) -> float:
+        """How much of the whole job is done, 0 to 1."""
+        if self.job_count == 0:
+            return 0.0
+        done = 0.01
+        if self.job_count > 0:
+            done += self.job_no / self.job_count
+            if self.sampling_steps > 0:
+                done += self.sampling_step / self.sampling_steps / self.job_count
+        return min(done, 1.0)
+
+    def set_current_image(self) -> None:
+        """Decodes the latent of the running step for a preview, if enough steps have passed since the last one."""
+        from modules import sd_samplers_common, shared
+
+        latent, step = self.current_latent, self.sampling_step
+        due = step - self.current_image_sampling_step >= shared.opts.show_progress_every_n_steps
+        if latent is None or not (shared.opts.live_previews_enable and due):
+            return
+        try:
+            self.current_image = sd_samplers_common.sample_to_image(latent)
+            self.current_image_sampling_step = step
+            self.id_live_preview += 1
+        except Exception:
+            errors.record_exception()  # the model may be switched meanwhile; a preview is no reason to fail

@@ -1,0 +1,82 @@
+"""Components that extensions import (host file: modules/ui_components.py)."""
+
+from typing import Any
+
+import gradio as gr
+
+from modules import gradio_compat  # noqa: F401 - before any component is derived
+
+
+class FormComponent:
+    """Marks components that hosts draw without a frame of their own."""
+
+
+class ToolButton(gr.Button, FormComponent):
+    """A small button with one symbol as its text."""
+
+    def __init__(self, value: str = "", tooltip: str | None = None, **kwargs: Any) -> None:
+        classes = kwargs.pop("elem_classes", None) or []
+        super().__init__(value=value, elem_classes=["tool", *([classes] if isinstance(classes, str) else classes)], **kwargs)
+        self.webui_tooltip = tooltip
+
+    def get_block_name(self) -> str:
+        return "button"
+
+
+class FormRow(gr.Row, FormComponent):
+    def get_block_name(self) -> str:
+        return "row"
+
+
+class FormColumn(gr.Column, FormComponent):
+    def get_block_name(self) -> str:
+        return "column"
+
+
+class FormGroup(gr.Group, FormComponent):
+    def get_block_name(self) -> str:
+        return "group"
+
+
+class FormHTML(gr.HTML, FormComponent):
+    def get_block_name(self) -> str:
+        return "html"
+
+
+class InputAccordion(gr.Checkbox):
+    """An accordion whose being open is a value: True while it is ticked.
+
+    A hidden checkbox that stands for the accordion, and an accordion that page/demo.js gives a visible tick box; the
+    script there keeps the three the same. elem_ids as in the host: ID, ID-checkbox, ID-visible-checkbox.
+    """
+
+    _count = 0
+
+    def __init__(self, value: bool = False, label: str = "Accordion", elem_id: str | None = None, **kwargs: Any) -> None:
+        if elem_id is None:
+            elem_id = f"input-accordion-{InputAccordion._count}"
+            InputAccordion._count += 1
+        self.accordion_id = elem_id
+        hidden = {**kwargs, "visible": False}
+        super().__init__(value=value, label=label, elem_id=f"{elem_id}-checkbox", **hidden)
+        if kwargs.get("render") is False:  # gradio 4 makes a fresh checkbox for each update of this one
+            return
+        self.change(fn=None, inputs=[self], _js=f"(on) => demo.accordionChecked('{elem_id}', on)")
+        self.accordion = gr.Accordion(
+            label=label, elem_id=elem_id, elem_classes=["input-accordion"], open=value,
+            **{k: v for k, v in kwargs.items() if k == "visible"},
+        )
+
+    def extra(self) -> gr.Column:
+        """A place for more inside the accordion's header line."""
+        return gr.Column(elem_id=f"{self.accordion_id}-extra", elem_classes=["input-accordion-extra"], min_width=0)
+
+    def __enter__(self) -> "InputAccordion":
+        self.accordion.__enter__()
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.accordion.__exit__(*exc)
+
+    def get_block_name(self) -> str:
+        return "checkbox"
