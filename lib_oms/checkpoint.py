@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from safetensors.torch import save_file
 
 from lib_oms.errors import OMSError
 
-TENSORS, STATE = "tensors.safetensors", "state.json"
+STATE = "state.json"
 TEMPORARY = ".writing-"
 
 
@@ -28,7 +29,8 @@ def save_checkpoint(
     """Writes the checkpoint of `step` into `folder` in one atomic move, then deletes all but the newest `keep`.
 
     Args:
-        tensors: of any device and memory layout; they are stored contiguous.
+        tensors: of any device and memory layout; they are stored contiguous, in one file for each first word of
+            their names ("psi.conv_in.weight" in psi.safetensors).
         state: JSON values.
 
     Raises:
@@ -38,9 +40,15 @@ def save_checkpoint(
     temporary = folder / f"{TEMPORARY}{path.name}"
     try:
         temporary.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary / TENSORS)
+        # One file a group (psi, ema, optimizer), for a file's tensors must all be in RAM to be written.
+        for group in _groups(tensors):
+            part = {name: tensor for name, tensor in tensors.items() if _group(name) == group}
+            save_file(
+                {name: tensor.detach().cpu().contiguous() for name, tensor in part.items()},
+                temporary / f"{group}.safetensors",
+            )
         (temporary / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
-        for file in (temporary / TENSORS, temporary / STATE, temporary):
+        for file in (*sorted(temporary.iterdir()), temporary):
             _flush_to_disk(file)
         if path.exists():
             shutil.rmtree(path)
@@ -83,15 +91,18 @@ def load_tensors_into(checkpoint: Path, targets: dict[str, torch.Tensor]) -> Non
         OMSError: the file is damaged, a tensor is missing or has another shape.
     """
     try:
-        with safe_open(checkpoint / TENSORS, framework="pt") as file, torch.no_grad():
-            names = set(file.keys())
-            for name, target in targets.items():
-                if name not in names:
-                    raise _broken(checkpoint, f"the tensor {name} is missing")
-                tensor = file.get_tensor(name)
-                if tensor.shape != target.shape:
-                    raise _broken(checkpoint, f"{name} is {list(tensor.shape)}, expected {list(target.shape)}")
-                target.copy_(tensor)
+        for group in _groups(targets):
+            with safe_open(checkpoint / f"{group}.safetensors", framework="pt") as file, torch.no_grad():
+                names = set(file.keys())
+                for name, target in targets.items():
+                    if _group(name) != group:
+                        continue
+                    if name not in names:
+                        raise _broken(checkpoint, f"the tensor {name} is missing")
+                    tensor = file.get_tensor(name)
+                    if tensor.shape != target.shape:
+                        raise _broken(checkpoint, f"{name} is {list(tensor.shape)}, expected {list(target.shape)}")
+                    target.copy_(tensor)
     except (OSError, SafetensorError) as error:
         raise _broken(checkpoint, str(error)) from error
 
@@ -102,6 +113,14 @@ def remove_unfinished(folder: Path) -> None:
     for path in (*folder.glob(f"{TEMPORARY}*"), *folder.glob("step-*")):
         if path not in whole:
             shutil.rmtree(path)
+
+
+def _group(name: str) -> str:
+    return name.split(".", 1)[0]
+
+
+def _groups(names: Iterable[str]) -> list[str]:
+    return sorted({_group(name) for name in names})
 
 
 def _broken(checkpoint: Path, why: str) -> OMSError:

@@ -21,7 +21,6 @@ import hashlib
 import importlib.metadata
 import json
 import re
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -91,6 +90,10 @@ def train(
     wrapped, stepper = accelerator.prepare(psi, optimizer)
     run = Run(settings, psi, optimizer, accelerator, work, identity)
     run.continue_or_begin()
+    accelerator.print(
+        f"psi of {sum(p.numel() for p in psi.parameters()) / 1e6:.1f} M parameters, {len(data)} examples, "
+        f"{settings.batch_size} a step, {accelerator.num_processes} process(es) on {accelerator.device.type}"
+    )
 
     parts = ahead(draws(settings, data, share[accelerator.process_index], run.step))
     bar = tqdm(total=settings.steps, initial=run.step, desc="training psi", unit="step", disable=not is_main)
@@ -112,6 +115,7 @@ def train(
             run.after_step(float(accelerator.reduce(loss, "mean")), bar)
     run.checkpoint()  # also when the last step was no multiple of save_every
     module = run.finish(_facts(settings, data, accelerator))
+    accelerator.print(f"{module} was written after {run.step} steps.")
     accelerator.wait_for_everyone()
     return module
 
@@ -292,8 +296,5 @@ def _seed(seed: int, purpose: str, number: int = 0) -> int:
 
 def main(args: argparse.Namespace) -> int:
     """The `train` command."""
-    settings = TrainingSettings(**{f.name: getattr(args, f.name) for f in dataclasses.fields(TrainingSettings)})
-    began = time.monotonic()
-    module = train(settings)
-    print(f"{module} was written in {time.monotonic() - began:.0f} s.")
+    train(TrainingSettings(**{item.name: getattr(args, item.name) for item in dataclasses.fields(TrainingSettings)}))
     return 0

@@ -39,7 +39,7 @@ class Rows:
         return self.shape[0]
 
     def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
-        which = torch.searchsorted(self.ends, index, right=True)
+        which = torch.searchsorted(self.ends, index.contiguous(), right=True)
         rows = []
         for shard, row in zip(which.tolist(), index.tolist(), strict=True):
             start = int(self.ends[shard - 1]) if shard else 0

@@ -104,7 +104,7 @@ class Run:
         """Counts a step: moving average, progress, log, checkpoint."""
         self.step += 1
         if not math.isfinite(loss):
-            raise OMSError(f"The loss at step {self.step} is not finite: use a lower lr, or precision no or bf16.")
+            raise self._diverged()
         if self.ema is not None:
             self.ema.update(self.psi, self.step)
         self.losses.append(loss)
@@ -125,6 +125,8 @@ class Run:
         """Saves the step that was just finished, unless it stands on disk already."""
         if not self.accelerator.is_main_process or (self.folder / f"step-{self.step:08d}").exists():
             return
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.psi.parameters()):
+            raise self._diverged()
         scaler = self.accelerator.scaler
         state = {
             "step": self.step,
@@ -142,8 +144,15 @@ class Run:
             if self.ema is not None:
                 self.ema.copy_to(self.psi)
             self.psi.to(memory_format=torch.contiguous_format).eval()
-            self.psi.save_pretrained(module, metadata={**facts, "training.loss": f"{self.loss:.6g}"})
+            loss = sum(self.losses) / len(self.losses) if math.isnan(self.loss) else self.loss
+            self.psi.save_pretrained(module, metadata={**facts, "training.loss": f"{loss:.6g}"})
         return module
+
+    def _diverged(self) -> OMSError:
+        return OMSError(
+            f"Loss or weights are no longer finite at step {self.step}: begin anew (--restart) with a lower --lr, a "
+            "longer --warmup, or with --precision no or bf16."
+        )
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         """Everything that a checkpoint holds in tensors, by name; the tensors themselves, not copies."""

@@ -1,0 +1,143 @@
+"""The trainer as people start it: as a process that is killed, and as several processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from training_helpers import write_model, write_pictures
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+    """Of a training that is over in seconds."""
+    folder = tmp_path_factory.mktemp("training")
+    model, pictures = write_model(folder / "model"), write_pictures(folder / "pictures")
+    return [
+        "--data", str(pictures), "--model", str(model), "--latents", "oms-demo", "--size", "tiny", "--cpu",
+        "--resolution", "16", "--batch-size", "4", "--lr", "0.001", "--warmup", "3", "--save-every", "3",
+    ]  # fmt: skip
+
+
+def start(root, *words, **options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", *words], cwd=root, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options,
+    )  # fmt: skip
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def wait_for(path, process):
+    deadline = time.monotonic() + 240
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def module_of(output):
+    return output / "oms_module" / "diffusion_pytorch_model.safetensors"
+
+
+def tensors_of(output):
+    return load_file(module_of(output))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, root, options):
+    output = tmp_path_factory.mktemp("uninterrupted")
+    text = finish(start(root, "lib_oms", "train", *options, "--steps", "16", "--output", str(output)))
+    assert "loss" in text
+    assert "images/s" in text
+    return output
+
+
+def test_a_killed_training_continues_to_the_same_result(tmp_path, root, options, uninterrupted):
+    command = ["lib_oms", "train", *options, "--steps", "16", "--output", str(tmp_path)]
+    checkpoints = tmp_path / "training" / "checkpoints"
+    for step in (3, 9):
+        process = start(root, *command)
+        wait_for(checkpoints / f"step-{step:08d}", process)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        assert not module_of(tmp_path).exists()
+    text = finish(start(root, *command))
+    assert "continuing from" in text
+    expected, result = tensors_of(uninterrupted), tensors_of(tmp_path)
+    assert expected.keys() == result.keys()
+    assert [name for name in expected if not torch.equal(expected[name], result[name])] == []
+
+
+def test_ctrl_c_ends_with_130_and_the_training_goes_on(tmp_path, root, options, uninterrupted):
+    command = ["lib_oms", "train", *options, "--steps", "16", "--output", str(tmp_path)]
+    process = start(root, *command)
+    wait_for(tmp_path / "training" / "checkpoints" / "step-00000003", process)
+    process.send_signal(signal.SIGINT)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, text
+    assert "Traceback" not in text
+    finish(start(root, *command))
+    expected, result = tensors_of(uninterrupted), tensors_of(tmp_path)
+    assert [name for name in expected if not torch.equal(expected[name], result[name])] == []
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+         "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"],
+        ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+    ],
+    ids=["accelerate", "torchrun"],
+)  # fmt: skip
+def test_two_processes_train_what_one_trains(tmp_path, root, options, uninterrupted, launcher):
+    """Also when they continue what one process began."""
+    short = ["train", *options, "--steps", "16", "--output", str(tmp_path)]
+    if launcher[0].startswith("torch"):
+        process = start(root, "lib_oms", *short)
+        wait_for(tmp_path / "training" / "checkpoints" / "step-00000003", process)
+        process.kill()
+        process.communicate()
+    text = finish(start(root, *launcher, "-m", "lib_oms", *short))
+    assert "2 process(es)" in text
+    assert text.count("was written after") == 1
+    with safe_open(module_of(tmp_path), framework="pt") as file:
+        assert file.metadata()["training.processes"] == "2"
+    expected, result = tensors_of(uninterrupted), tensors_of(tmp_path)
+    for name in expected:
+        torch.testing.assert_close(result[name], expected[name], atol=2e-4, rtol=1e-2)
+
+
+def test_bf16(tmp_path, root, options):
+    text = finish(
+        start(root, "lib_oms", "train", *options, "--steps", "4", "--precision", "bf16", "--output", str(tmp_path))
+    )
+    assert "was written after 4 steps" in text
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors_of(tmp_path).values())
+    assert {tensor.dtype for tensor in tensors_of(tmp_path).values()} == {torch.float32}
+
+
+def test_fp16_on_a_cpu_is_refused_in_one_line(tmp_path, root, options):
+    process = start(
+        root, "lib_oms", "train", *options, "--steps", "4", "--precision", "fp16", "--output", str(tmp_path)
+    )
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "error: precision fp16" in text
+    assert "Traceback" not in text
