@@ -72,6 +72,19 @@ class TextEncoder(nn.Module):
         Raises:
             OMSError: no prompt, or one that is not text.
         """
+        each = self.encode_each(prompts)
+        longest = max(len(states) for states in each)
+        if any(len(states) < longest for states in each):
+            (empty,) = self.encode_each([""])
+            each = [torch.cat([states, *([empty] * ((longest - len(states)) // POSITIONS))]) for states in each]
+        return torch.stack(each)
+
+    def encode_each(self, prompts: Sequence[str]) -> list[Tensor]:
+        """As `encode`, but every prompt with its own k: B tensors of [77 * k, D], none filled up.
+
+        Raises:
+            OMSError: no prompt, or one that is not text.
+        """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not prompts:
             raise OMSError("no prompt to encode; give at least one, '' for the empty prompt")
@@ -83,13 +96,8 @@ class TextEncoder(nn.Module):
             for prompt in prompts:
                 if prompt not in encoded:
                     encoded[prompt] = self._encoded(prompt)
-            longest = max(len(states) for states in encoded.values())
-            if any(len(states) < longest for states in encoded.values()):
-                empty = self._encoded("")
-                for prompt, states in encoded.items():
-                    missing = (longest - len(states)) // POSITIONS
-                    encoded[prompt] = torch.cat([states, *([empty] * missing)])
-            return torch.stack([encoded[prompt] for prompt in prompts]).to(self.device)
+            device = self.device
+            return [encoded[prompt].to(device, copy=True) for prompt in prompts]
 
     def forward(self, prompts: Sequence[str]) -> Tensor:
         return self.encode(prompts)
@@ -162,6 +170,7 @@ class MixClipEncoder(TextEncoder):
 
 
 _PARTS = {"openclip": ("",), "mixclip": ("", "_2")}  # what the folders' names end in
+KINDS = tuple(_PARTS)
 _PREFIXES = ("oms_", "")  # the published modules' folders first, then those of a plain diffusers pipeline
 _WEIGHTS = {"model.safetensors": None, "model.safetensors.index.json": None, "model.fp16.safetensors": "fp16"}
 
@@ -180,7 +189,7 @@ def load_text_encoder(folder: str | Path, kind: str, dtype: torch.dtype | None =
         ModuleFileError: a file is missing, broken, a pickle, or of another kind; says which.
     """
     if kind not in _PARTS:
-        raise OMSError(f"text encoder kind {kind!r} is unknown; known are {', '.join(map(repr, _PARTS))}")
+        raise OMSError(f"text encoder kind {kind!r} is unknown; known are {', '.join(map(repr, KINDS))}")
     folder = Path(folder)
     prefix = _find_prefix(folder, kind)
     loaded: list[Any] = []

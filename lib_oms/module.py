@@ -1,0 +1,160 @@
+"""An OMS module as it is used: psi, the text encoder it reads, and the latents it was made for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lib_oms.errors import ModuleFileError, OMSError
+from lib_oms.library import identify
+from lib_oms.text import KINDS, TextEncoder, load_text_encoder
+from lib_oms.unet import OMSUNet, predict_v
+
+
+class OMSModule:
+    """Noise and prompts to v.
+
+    Args:
+        psi: the UNet.
+        text_encoder: of the width that psi reads.
+        latents: "sd" (SD1.x and SD2.x), "sdxl", another name from the module's metadata, or "unknown".
+
+    Raises:
+        OMSError: psi and the text encoder do not fit each other.
+    """
+
+    def __init__(self, psi: OMSUNet, text_encoder: TextEncoder, latents: str) -> None:
+        if text_encoder.width != psi.config.cross_attention_dim:
+            raise OMSError(
+                f"this OMS module reads text of width {psi.config.cross_attention_dim}, but the text encoder gives "
+                f"{text_encoder.width}; use the encoder it was trained with"
+            )
+        self.psi = psi.eval().requires_grad_(False)
+        self.text_encoder = text_encoder
+        self.latents = latents
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike[str],
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        *,
+        text_encoder: TextEncoder | str | os.PathLike[str] | None = None,
+    ) -> OMSModule:
+        """Loads a module's folder or file, and its text encoder.
+
+        Args:
+            path: the published folder (with or without the oms_module/ level), or one .safetensors file.
+            dtype: of both networks; float32 if not given.
+            device: for both networks; the CPU if not given.
+            text_encoder: a loaded one, or a folder that holds one. If not given, it is looked for in the module's own
+                folder: oms_text_encoder/ with oms_tokenizer/, else text_encoder/ with tokenizer/.
+
+        Raises:
+            ModuleFileError: psi or its text encoder is missing or broken; says which and what is needed.
+        """
+        path = Path(path)
+        psi = OMSUNet.from_pretrained(path, dtype=dtype)
+        latents, kind = identify(path)
+        if not isinstance(text_encoder, TextEncoder):
+            if kind not in KINDS:
+                raise ModuleFileError(
+                    f"{path}: does not say which text encoder it reads: no oms.text_encoder in its metadata, and text "
+                    f"of width {psi.config.cross_attention_dim} is no published module's; pass a loaded text_encoder"
+                )
+            folder = Path(text_encoder) if text_encoder is not None else _own_folder(path)
+            text_encoder = load_text_encoder(folder, kind, dtype=dtype)
+        try:
+            module = cls(psi, text_encoder, latents)
+        except OMSError as error:
+            raise ModuleFileError(f"{path}: {error}") from error
+        return module if device is None else module.to(device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where psi is."""
+        return self.psi.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What psi computes in."""
+        return self.psi.dtype
+
+    def to(self, device: torch.device | str) -> OMSModule:
+        """Moves psi and the text encoder; returns self."""
+        self.psi.to(device)
+        self.text_encoder.to(device)
+        return self
+
+    @torch.no_grad()
+    def predict_v(
+        self,
+        noise: Tensor,
+        prompts: Sequence[str],
+        negative_prompts: Sequence[str] = ("",),
+        guidance_scale: float = 1.0,
+    ) -> tuple[Tensor, Tensor | None]:
+        """psi's answers to pure noise, with and without the prompt.
+
+        A picture's answer does not depend on the length of the other pictures' prompts: those of one length share a
+        forward (one for all, usually), and nothing is filled up.
+
+        Args:
+            noise: x_T^S, N(0, 1), [B, C, h, w], on any device.
+            prompts: WebUI prompts, one per picture or one for all.
+            negative_prompts: likewise; neither encoded nor computed at guidance scale 1.
+            guidance_scale: the OMS guidance scale.
+
+        Returns:
+            (v_cond, v_uncond) as `noise` in shape, dtype and device; v_uncond is None at scale 1.
+
+        Raises:
+            OMSError: prompts and pictures differ in number, or the noise has another number of channels.
+        """
+        count = len(noise)
+        prompts = _one_each(prompts, count, "OMS prompts")
+        negatives = [] if guidance_scale == 1.0 else _one_each(negative_prompts, count, "OMS negative prompts")
+        texts = self.text_encoder.encode_each([*prompts, *negatives])
+        conds, unconds = texts[:count], texts[count:]
+        x_T = noise.to(self.device)
+        v_cond = torch.empty_like(x_T)
+        v_uncond = torch.empty_like(x_T) if negatives else None
+        # The host may be under autocast, which would take psi to another precision than the one it was loaded in.
+        with torch.autocast(self.device.type, enabled=False):
+            for pictures in _of_one_length(conds, unconds):
+                cond = torch.stack([conds[i] for i in pictures]).to(self.device)
+                uncond = torch.stack([unconds[i] for i in pictures]).to(self.device) if negatives else None
+                with_prompt, without = predict_v(self.psi, x_T[pictures], cond, uncond, guidance_scale)
+                v_cond[pictures] = with_prompt
+                if v_uncond is not None:
+                    v_uncond[pictures] = without
+        return v_cond.to(noise.device), None if v_uncond is None else v_uncond.to(noise.device)
+
+
+def _one_each(prompts: Sequence[str], count: int, what: str) -> list[str]:
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if len(prompts) == 1:
+        return prompts * count
+    if len(prompts) != count:
+        raise OMSError(f"{len(prompts)} {what} for {count} pictures; give one for all, or one each")
+    return prompts
+
+
+def _of_one_length(conds: Sequence[Tensor], unconds: Sequence[Tensor]) -> list[list[int]]:
+    groups: dict[tuple[int, int], list[int]] = {}
+    for i, cond in enumerate(conds):
+        groups.setdefault((len(cond), len(unconds[i]) if unconds else 0), []).append(i)
+    return list(groups.values())
+
+
+def _own_folder(path: Path) -> Path:
+    if path.is_file():
+        return path.parent
+    if path.name == "oms_module" and not any(path.glob("*text_encoder")):
+        return path.absolute().parent
+    return path

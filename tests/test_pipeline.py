@@ -1,0 +1,453 @@
+"""diffusers' pipelines: what reaches the UNet first is the closed form for the scheduler's own first noise level.
+
+The pipelines are real ones of tiny random parts. The expected noise levels are worked out here from the betas of Stable
+Diffusion and the time step each scheduler starts with; nothing is asked of the schedulers.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    DEISMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    LCMScheduler,
+    LMSDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+    UniPCMultistepScheduler,
+)
+from module_helpers import Forwards, tiny_encoder, tiny_module, write_module
+from torch import Tensor
+
+from lib_oms.errors import OMSError
+from lib_oms.module import OMSModule
+from lib_oms.pipeline import OneMoreStep, first_step
+
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+SD = {**BETAS, "steps_offset": 1}
+ALPHAS_CUMPROD = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
+STEPS = 10
+
+# Name -> the scheduler, and the time step it starts with when asked for 10 steps: 999, or 901 where the spacing is
+# "leading" with an offset of 1, as Stable Diffusion's own scheduler configs have it.
+SCHEDULERS = {
+    "DDIM": (DDIMScheduler(**SD, set_alpha_to_one=False, clip_sample=False), 901),
+    "DDIM trailing": (DDIMScheduler(**SD, timestep_spacing="trailing", clip_sample=False), 999),
+    "DDPM": (DDPMScheduler(**BETAS, steps_offset=1, clip_sample=False), 901),
+    "Euler": (EulerDiscreteScheduler(**SD), 999),
+    "Euler leading": (EulerDiscreteScheduler(**SD, timestep_spacing="leading"), 901),
+    "Euler Karras": (EulerDiscreteScheduler(**SD, use_karras_sigmas=True), 999),
+    "Euler a": (EulerAncestralDiscreteScheduler(**SD), 999),
+    "Euler a leading": (EulerAncestralDiscreteScheduler(**SD, timestep_spacing="leading"), 901),
+    "Heun": (HeunDiscreteScheduler(**SD), 999),
+    "LMS": (LMSDiscreteScheduler(**SD), 999),
+    "DPM++ 2M": (DPMSolverMultistepScheduler(**SD), 999),
+    "DPM++ 2M trailing": (DPMSolverMultistepScheduler(**SD, timestep_spacing="trailing"), 999),
+    "DPM++ 2M Karras": (DPMSolverMultistepScheduler(**SD, use_karras_sigmas=True), 999),
+    "DEIS": (DEISMultistepScheduler(**SD), 999),
+    "UniPC": (UniPCMultistepScheduler(**SD), 999),
+    "LCM": (LCMScheduler(**SD), 999),
+    "PNDM": (PNDMScheduler(**SD, skip_prk_steps=True, set_alpha_to_one=False), 901),
+}
+
+
+class First:
+    """What reaches a UNet first, and how often it runs."""
+
+    def __init__(self, unet: torch.nn.Module) -> None:
+        self.latents: Tensor | None = None
+        self.calls = 0
+
+        def hook(_module: torch.nn.Module, args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
+            if self.calls == 0:
+                self.latents = args[0].detach().clone()
+            self.calls += 1
+
+        self.remove = unet.register_forward_pre_hook(hook, with_kwargs=True).remove
+
+
+def tiny_unet(cross_attention_dim: int, **more: Any) -> UNet2DConditionModel:
+    torch.manual_seed(5)
+    config: dict[str, Any] = {
+        "sample_size": 8,
+        "in_channels": 4,
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "cross_attention_dim": cross_attention_dim,
+        "attention_head_dim": 2,
+        "norm_num_groups": 4,
+    }
+    return UNet2DConditionModel(**{**config, **more}).eval()
+
+
+def tiny_vae() -> AutoencoderKL:
+    torch.manual_seed(6)
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    return AutoencoderKL(block_out_channels=(8, 8), latent_channels=4, norm_num_groups=4, **blocks).eval()
+
+
+def build_pipe(kind: str, folder: Path) -> Any:
+    vae, scheduler = tiny_vae(), copy.deepcopy(SCHEDULERS["DDIM"][0])
+    if kind == "sd":
+        (tower,) = tiny_encoder(folder).towers
+        pipe = StableDiffusionPipeline(
+            vae=vae,
+            text_encoder=tower.model,
+            tokenizer=tower.tokenizer,
+            unet=tiny_unet(tower.width),
+            scheduler=scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    else:
+        one, two = tiny_encoder(folder, "mixclip").towers
+        sizes = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}
+        unet = tiny_unet(one.width + two.width, **sizes, projection_class_embeddings_input_dim=6 * 8 + two.width)
+        pipe = StableDiffusionXLPipeline(
+            vae=vae,
+            text_encoder=one.model,
+            tokenizer=one.tokenizer,
+            text_encoder_2=two.model,
+            tokenizer_2=two.tokenizer,
+            unet=unet,
+            scheduler=scheduler,
+            add_watermarker=False,
+        )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def pipes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return {kind: build_pipe(kind, tmp_path_factory.mktemp(kind)) for kind in ("sd", "sdxl")}
+
+
+@pytest.fixture(scope="module")
+def modules(tmp_path_factory: pytest.TempPathFactory) -> dict[str, OMSModule]:
+    return {
+        "sd": tiny_module(tmp_path_factory.mktemp("m"), "sd", "openclip"),
+        "sdxl": tiny_module(tmp_path_factory.mktemp("m"), "sdxl", "mixclip"),
+    }
+
+
+@pytest.fixture
+def pipe(pipes: dict[str, Any]) -> Any:
+    pipes["sd"].scheduler = copy.deepcopy(SCHEDULERS["DDIM"][0])
+    return pipes["sd"]
+
+
+@pytest.fixture
+def oms(modules: dict[str, OMSModule]) -> OneMoreStep:
+    return OneMoreStep(modules["sd"])
+
+
+def run(pipe: Any, call: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    """(what reaches the UNet first, without the half that guidance adds; the final latents)."""
+    seen = First(pipe.unet)
+    options = {"num_inference_steps": STEPS, "output_type": "latent", "guidance_scale": 1.0}
+    try:
+        images = call(**{**options, **kwargs}).images
+    finally:
+        seen.remove()
+    assert seen.latents is not None
+    return seen.latents[: len(images)], images
+
+
+def generator(seed: int = 7) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def x0hat(module: OMSModule, noise: Tensor, prompts: list[str], scale: float = 1.0, negative: str = "") -> Tensor:
+    """The estimate of oms.md, from psi itself."""
+    with torch.no_grad():
+        v = module.psi(noise, module.text_encoder.encode(prompts))
+        if scale != 1.0:
+            without = module.psi(noise, module.text_encoder.encode([negative] * len(noise)))
+            v = without + scale * (v - without)
+    return -v
+
+
+def closed_form(estimate: Tensor, n: Tensor, timestep: int) -> Tensor:
+    """sqrt(a) x0hat + sqrt(1 - a) n: what the UNet sees, whichever form the scheduler's latents have in between."""
+    a = float(ALPHAS_CUMPROD[timestep])
+    return a**0.5 * estimate + (1 - a) ** 0.5 * n
+
+
+@pytest.mark.parametrize("kind", ["sd", "sdxl"])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_the_first_latents_are_the_closed_form(
+    pipes: dict[str, Any], modules: dict[str, OMSModule], kind: str, name: str
+) -> None:
+    pipe, module = pipes[kind], modules[kind]
+    scheduler, timestep = SCHEDULERS[name]
+    pipe.scheduler = copy.deepcopy(scheduler)
+    prompts = ["night", "a (bright:1.3) day"]
+    first, _ = run(
+        pipe,
+        lambda **k: OneMoreStep(module)(pipe, **k),
+        prompt=prompts,
+        oms_guidance_scale=1.5,
+        oms_negative_prompt="fog",
+        generator=generator(),
+    )
+    noise = torch.randn(2, 4, 8, 8, generator=generator())
+    expected = closed_form(x0hat(module, noise, prompts, 1.5, "fog"), noise, timestep)
+    torch.testing.assert_close(first, expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "custom", "a"),
+    [
+        ("Euler", {"timesteps": [950, 500, 100]}, ALPHAS_CUMPROD[950]),
+        ("DPM++ 2M", {"timesteps": [950, 500, 100]}, ALPHAS_CUMPROD[950]),
+        ("DDPM", {"timesteps": [950, 500, 100]}, ALPHAS_CUMPROD[950]),
+        ("LCM", {"timesteps": [759, 499, 259]}, ALPHAS_CUMPROD[759]),
+        ("Euler", {"sigmas": [10.0, 5.0, 1.0]}, 1 / 101),
+        ("DDIM", {"num_inference_steps": 4}, ALPHAS_CUMPROD[751]),
+        ("DDIM", {"num_inference_steps": 20}, ALPHAS_CUMPROD[951]),
+        ("LCM", {"num_inference_steps": 4}, ALPHAS_CUMPROD[999]),
+    ],
+)
+def test_the_caller_s_own_steps_decide_the_noise_level(
+    pipe: Any, oms: OneMoreStep, name: str, custom: dict[str, Any], a: Any
+) -> None:
+    pipe.scheduler = copy.deepcopy(SCHEDULERS[name][0])
+    first, _ = run(pipe, lambda **k: oms(pipe, **k), prompt="night", generator=generator(), **custom)
+    noise = torch.randn(1, 4, 8, 8, generator=generator())
+    expected = float(a) ** 0.5 * x0hat(oms.module, noise, ["night"]) + (1 - float(a)) ** 0.5 * noise
+    torch.testing.assert_close(first, expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["DDIM", "Euler", "Euler a leading", "DPM++ 2M"])
+def test_the_noise_is_what_the_pipeline_would_have_drawn(pipe: Any, oms: OneMoreStep, name: str) -> None:
+    pipe.scheduler = copy.deepcopy(SCHEDULERS[name][0])
+    raw, _ = run(pipe, pipe, prompt=["a", "b"], generator=generator(), height=24, width=16)
+    with_oms, _ = run(pipe, lambda **k: oms(pipe, **k), prompt=["a", "b"], generator=generator(), height=24, width=16)
+    assert raw.shape == with_oms.shape == (2, 4, 12, 8)
+    noise = torch.randn(2, 4, 12, 8, generator=generator())
+    if name in ("DDIM", "DPM++ 2M", "Euler a leading"):
+        torch.testing.assert_close(raw, noise, rtol=0, atol=1e-5)
+    estimate = x0hat(oms.module, noise, ["a", "b"])
+    torch.testing.assert_close(with_oms, closed_form(estimate, noise, SCHEDULERS[name][1]), rtol=0, atol=2e-5)
+
+
+def test_at_eta_zero_the_sampler_s_own_noise_is_not_shifted(pipe: Any, tmp_path: Path) -> None:
+    """With a psi that answers 0, x_T is Euler's own start, so the whole ancestral run must come out the same."""
+    module = tiny_module(tmp_path)
+    torch.nn.init.zeros_(module.psi.conv_out.weight)
+    torch.nn.init.zeros_(module.psi.conv_out.bias)
+    oms = OneMoreStep(module)
+    pipe.scheduler = copy.deepcopy(SCHEDULERS["Euler a"][0])
+    _, raw = run(pipe, pipe, prompt="a", generator=generator(), guidance_scale=5.0)
+    _, same = run(pipe, lambda **k: oms(pipe, **k), prompt="a", generator=generator(), guidance_scale=5.0)
+    torch.testing.assert_close(same, raw, rtol=1e-4, atol=1e-4)
+    _, other = run(pipe, lambda **k: oms(pipe, **k), prompt="a", generator=generator(8), guidance_scale=5.0)
+    assert (other - raw).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+def test_eta_mixes_in_noise_drawn_after_the_first(pipe: Any, oms: OneMoreStep, eta: float) -> None:
+    first, _ = run(pipe, lambda **k: oms(pipe, **k), prompt="night", generator=generator(), eta=eta)
+    stream = generator()
+    noise, fresh = (torch.randn(1, 4, 8, 8, generator=stream) for _ in range(2))
+    mixed = (1 - eta**2) ** 0.5 * noise + eta * fresh
+    torch.testing.assert_close(first, closed_form(x0hat(oms.module, noise, ["night"]), mixed, 901), rtol=0, atol=2e-5)
+
+
+def test_a_picture_is_the_same_alone_and_in_a_batch(pipe: Any, oms: OneMoreStep) -> None:
+    prompts = ["night", "a " * 80]
+    batch, images = run(
+        pipe,
+        lambda **k: oms(pipe, **k),
+        prompt=prompts,
+        oms_guidance_scale=2.0,
+        eta=0.3,
+        num_images_per_prompt=2,
+        generator=[generator(seed) for seed in range(4)],
+    )
+    for i in range(4):
+        alone, image = run(
+            pipe,
+            lambda **k: oms(pipe, **k),
+            prompt=prompts[i // 2],
+            oms_guidance_scale=2.0,
+            eta=0.3,
+            generator=generator(i),
+        )
+        torch.testing.assert_close(alone[0], batch[i], rtol=0, atol=2e-5)
+        torch.testing.assert_close(image[0], images[i], rtol=1e-3, atol=1e-3)
+
+
+def test_the_oms_prompt_is_its_own(pipe: Any, oms: OneMoreStep) -> None:
+    noise = torch.randn(2, 4, 8, 8, generator=generator())
+    for asked, seen in [("sea", ["sea", "sea"]), (["sea", "sky"], ["sea", "sky"]), (None, ["a", "b"]), ("", ["", ""])]:
+        first, _ = run(pipe, lambda **k: oms(pipe, **k), prompt=["a", "b"], oms_prompt=asked, generator=generator())
+        torch.testing.assert_close(first, closed_form(x0hat(oms.module, noise, seen), noise, 901), rtol=0, atol=2e-5)
+
+
+def test_latents_that_are_given_are_the_noise(pipe: Any, oms: OneMoreStep) -> None:
+    pipe.scheduler = copy.deepcopy(SCHEDULERS["Euler"][0])
+    noise = torch.randn(1, 4, 6, 10)
+    first, _ = run(pipe, lambda **k: oms(pipe, **k), prompt="night", latents=noise.clone())
+    torch.testing.assert_close(first, closed_form(x0hat(oms.module, noise, ["night"]), noise, 999), rtol=0, atol=2e-5)
+
+
+def test_prompt_embeds_need_an_oms_prompt(pipe: Any, oms: OneMoreStep) -> None:
+    embeds = pipe.encode_prompt("night", "cpu", 1, False)[0]
+    with pytest.raises(OMSError, match="give oms_prompt"):
+        run(pipe, lambda **k: oms(pipe, **k), prompt_embeds=embeds)
+    noise = torch.randn(1, 4, 8, 8, generator=generator())
+    first, _ = run(pipe, lambda **k: oms(pipe, **k), prompt_embeds=embeds, oms_prompt="sea", generator=generator())
+    torch.testing.assert_close(first, closed_form(x0hat(oms.module, noise, ["sea"]), noise, 901), rtol=0, atol=2e-5)
+
+
+def test_in_half_precision(oms: OneMoreStep, tmp_path: Path) -> None:
+    pipe = build_pipe("sd", tmp_path).to(torch.bfloat16)
+    pipe.scheduler = copy.deepcopy(SCHEDULERS["Euler"][0])
+    first, _ = run(pipe, lambda **k: oms(pipe, **k), prompt="night", generator=generator())
+    raw, _ = run(pipe, pipe, prompt="night", generator=generator())
+    assert first.dtype == raw.dtype == torch.bfloat16
+    noise = torch.randn(1, 4, 8, 8, generator=generator(), dtype=torch.bfloat16).float()
+    expected = closed_form(x0hat(oms.module, noise, ["night"]), noise, 999)
+    torch.testing.assert_close(first.float(), expected, rtol=0.02, atol=0.02)
+
+
+def test_the_pipeline_s_eta_has_another_name(pipe: Any, oms: OneMoreStep) -> None:
+    def image(call: Any, **kwargs: Any) -> Tensor:
+        return run(pipe, call, prompt="a", generator=generator(), **kwargs)[1]
+
+    def with_oms(**kwargs: Any) -> Any:
+        return oms(pipe, **kwargs)
+
+    assert torch.equal(image(with_oms), image(with_oms, sampler_eta=0.0))
+    assert not torch.allclose(image(with_oms), image(with_oms, sampler_eta=1.0))
+
+
+def test_at_scale_one_psi_sees_each_picture_once(pipe: Any, oms: OneMoreStep) -> None:
+    psi = Forwards(oms.module.psi)
+    run(pipe, lambda **k: oms(pipe, **k), prompt=["a", "b"])
+    run(pipe, lambda **k: oms(pipe, **k), prompt=["a", "b"], oms_guidance_scale=2.0)
+    psi.remove()
+    assert psi == [2, 4]
+
+
+def test_pictures_come_out_of_a_loaded_module(pipe: Any, tmp_path: Path) -> None:
+    loaded = OneMoreStep.from_pretrained(write_module(tmp_path / "m")).to("cpu")
+    result = loaded(pipe, prompt="night", num_inference_steps=2, generator=generator(), height=16, width=24)
+    assert result.images[0].size == (24, 16)
+    as_tuple = loaded(pipe, "night", num_inference_steps=2, return_dict=False, output_type="latent")
+    assert as_tuple[0].shape == (1, 4, 8, 8)
+
+
+# --- where it does not apply
+
+
+def refuse(pipe: Any, oms: OneMoreStep, match: str, **kwargs: Any) -> None:
+    seen = First(pipe.unet)
+    with pytest.raises(OMSError, match=match):
+        oms(pipe, **{"prompt": "night", "num_inference_steps": 2, **kwargs})
+    seen.remove()
+    assert seen.calls == 0
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        DDIMScheduler(**SD, rescale_betas_zero_snr=True, timestep_spacing="trailing"),
+        DDIMScheduler(**SD, rescale_betas_zero_snr=True),
+        EulerDiscreteScheduler(**SD, rescale_betas_zero_snr=True, timestep_spacing="trailing"),
+        DPMSolverMultistepScheduler(**SD, rescale_betas_zero_snr=True),
+    ],
+    ids=lambda s: f"{type(s).__name__} {s.config.timestep_spacing}",
+)
+def test_zero_terminal_snr_is_refused(pipe: Any, oms: OneMoreStep, scheduler: Any) -> None:
+    pipe.scheduler = scheduler
+    refuse(pipe, oms, "vanish")
+
+
+def test_a_noise_level_that_leaves_nothing_is_refused(pipe: Any, oms: OneMoreStep) -> None:
+    pipe.scheduler = copy.deepcopy(SCHEDULERS["Euler"][0])
+    refuse(pipe, oms, "noise level 4500", sigmas=[4500.0, 10.0, 1.0])
+
+
+def test_flow_matching_is_refused(pipe: Any, oms: OneMoreStep) -> None:
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler()
+    refuse(pipe, oms, "flow-matching")
+    if "use_flow_sigmas" in inspect.signature(DPMSolverMultistepScheduler.__init__).parameters:
+        pipe.scheduler = DPMSolverMultistepScheduler(**SD, use_flow_sigmas=True, prediction_type="flow_prediction")
+        refuse(pipe, oms, "flow-matching")
+
+
+def test_a_schedule_that_cannot_be_known_is_refused(pipe: Any, oms: OneMoreStep) -> None:
+    pipe.scheduler = EDMEulerScheduler()
+    refuse(pipe, oms, "alphas_cumprod")
+
+
+def test_a_module_for_other_latents_is_refused(pipes: dict[str, Any], modules: dict[str, OMSModule]) -> None:
+    refuse(pipes["sd"], OneMoreStep(modules["sdxl"]), "sdxl latents, but StableDiffusionPipeline has sd latents")
+    refuse(pipes["sdxl"], OneMoreStep(modules["sd"]), "sd latents, but StableDiffusionXLPipeline has sdxl latents")
+
+
+def test_a_unet_with_other_channels_is_refused(oms: OneMoreStep, tmp_path: Path) -> None:
+    pipe = build_pipe("sd", tmp_path)
+    pipe.unet = tiny_unet(24, in_channels=9)
+    refuse(pipe, oms, "9 input channels.*made for 4")
+
+
+def test_pipelines_that_start_from_a_picture_are_refused(pipe: Any, oms: OneMoreStep) -> None:
+    image_to_image = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+    refuse(image_to_image, oms, "text-to-image", image=torch.zeros(1, 3, 16, 16))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({"prompt": ["a", "b"], "oms_prompt": ["a", "b", "c"]}, "oms_prompt has 3 texts for 2 prompts"),
+        ({"prompt": ["a", "b"], "oms_negative_prompt": ["a", "b", "c"]}, "oms_negative_prompt has 3"),
+        ({"latents": torch.zeros(2, 4, 8, 8)}, r"latents have shape \[2, 4, 8, 8\]; expected \[1, 4, h, w\]"),
+        ({"latents": torch.zeros(1, 16, 8, 8)}, r"expected \[1, 4, h, w\]"),
+        ({"generator": [torch.Generator(), torch.Generator()]}, "2 generators for 1 pictures"),
+        ({"eta": 1.5}, "eta is 1.5"),
+        ({"oms_guidance_scale": float("nan")}, "guidance_scale"),
+        ({"timesteps": [900, 1], "sigmas": [1.0]}, "not both"),
+        ({"sigmas": [1.0]}, "DDIMScheduler takes no sigmas"),
+        ({"prompt": None}, "give a prompt"),
+        ({"oms_prompt": 3}, "oms_prompt is 3; give text"),
+        ({"oms_negative_prompt": [None]}, "oms_negative_prompt is"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_arguments_that_do_not_fit_are_refused(pipe: Any, oms: OneMoreStep, kwargs: dict, match: str) -> None:
+    refuse(pipe, oms, match, **kwargs)
+
+
+def test_trying_the_scheduler_out_leaves_it_alone(pipe: Any) -> None:
+    pipe.scheduler = copy.deepcopy(SCHEDULERS["Euler"][0])
+    pipe.scheduler.set_timesteps(7)
+    before = copy.deepcopy(pipe.scheduler.__dict__)
+    step = first_step(pipe, inspect.signature(pipe.__call__).parameters, {"num_inference_steps": 3})
+    assert step.exploding
+    assert step.sigma == pytest.approx(14.6146, rel=1e-4)
+    assert pipe.scheduler.step_index is None
+    assert torch.equal(pipe.scheduler.timesteps, before["timesteps"])
+    assert set(pipe.scheduler.__dict__) == set(before)
