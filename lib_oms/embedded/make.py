@@ -22,13 +22,13 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from lib_oms.embedded import LATENTS, MODEL_DIR, draw
 from lib_oms.embedded.build import (
-    LATENT_SIZE,
     TEXT_WIDTH,
     build_scheduler,
     build_text_encoder,
@@ -40,15 +40,15 @@ from lib_oms.embedded.build import (
 )
 from lib_oms.embedded.lora import LoRALayers
 
-PICTURES = 10_000
-STYLE_PICTURES = 2_000
-PSI_PICTURES = 4_000
-VAE_STEPS_SMALL, VAE_STEPS_FULL = 1_500, 500
-TEXT_STEPS = 500
-UNET_STEPS = 2_000
-STYLE_STEPS = 300
-LORA_STEPS = 300
-PSI_STEPS = 2_400
+PICTURES = 6_000
+STYLE_PICTURES = 1_200
+PSI_PICTURES = 3_000
+VAE_STEPS_SMALL, VAE_STEPS_FULL = 700, 200
+TEXT_STEPS = 400
+UNET_STEPS = 1_800
+STYLE_STEPS = 220
+LORA_STEPS = 220
+PSI_STEPS = 1_000
 
 
 def to_tensor(pictures: np.ndarray) -> torch.Tensor:
@@ -99,22 +99,21 @@ def train_vae(seed: int, steps_small: int, steps_full: int) -> AutoencoderKL:
 
     def loss_of(size: int, batch: int, offset: int):
         def loss(step: int) -> torch.Tensor:
-            scenes = [
-                draw.sample_scene(np.random.default_rng((seed, 7, offset + step * batch + i))) for i in range(batch)
-            ]
-            styles = ("plain", "plain", "outlined", "shadow")
-            pictures = np.stack([np.asarray(draw.draw(s, style=styles[i % 4], size=size)) for i, s in enumerate(scenes)])
-            x = channels_last_tensor(to_tensor(pictures))
+            numbers = range(offset + step * batch, offset + (step + 1) * batch)
+            scenes = [draw.sample_scene(np.random.default_rng((seed, 7, number))) for number in numbers]
+            styles = [("plain", "plain", "outlined", "shadow")[number % 4] for number in numbers]
+            pictures = [draw.draw(scene, style=style, size=size) for scene, style in zip(scenes, styles, strict=True)]
+            x = channels_last_tensor(to_tensor(np.stack([np.asarray(picture) for picture in pictures])))
             posterior = vae.encode(x).latent_dist
             y = vae.decode(posterior.sample()).sample
-            return F.l1_loss(y, x) + 2.0 * F.mse_loss(y, x) + 1e-4 * posterior.kl().mean() / posterior.mean[0].numel()
+            return F.l1_loss(y, x) + 2.0 * F.mse_loss(y, x) + 1e-6 * posterior.kl().mean() / posterior.mean[0].numel()
 
         return loss
 
     parameters = list(vae.parameters())
-    for _ in training_steps("vae, 128 x 128", parameters, 2e-3, steps_small, loss_of(128, 4, 0)):
+    for _ in training_steps("vae, 128 x 128", parameters, 3e-4, steps_small, loss_of(128, 4, 0)):
         pass
-    for _ in training_steps("vae, 256 x 256", parameters, 6e-4, steps_full, loss_of(256, 2, 10_000_000)):
+    for _ in training_steps("vae, 256 x 256", parameters, 1.5e-4, steps_full, loss_of(256, 2, 10_000_000)):
         pass
     vae.eval()
     pictures, _ = draw.dataset(256, seed + 1)
@@ -150,8 +149,6 @@ def drawn_latents(work: Path, vae: AutoencoderKL, count: int, seed: int, style: 
             latents.append(encode_pictures(vae, pictures, f"{style} {start}"))
             captions += texts
         save_file({"latents": torch.cat(latents)}, file, metadata={"captions": json.dumps(captions)})
-    from safetensors import safe_open
-
     with safe_open(file, framework="pt") as opened:
         return opened.get_tensor("latents"), json.loads(opened.metadata()["captions"])
 
@@ -241,14 +238,22 @@ def denoising_loss(unet, latents: torch.Tensor, table: torch.Tensor, rows: torch
 
 
 def train_unet(
-    unet: UNet2DConditionModel, latents, table, rows, seed: int, steps: int, rate: float, title: str, decay: float
-) -> UNet2DConditionModel:
-    """Trains all of a denoiser and returns it with the moving average of its weights."""
+    unet: UNet2DConditionModel, latents, table, rows, seed: int, steps: int, rate: float, title: str, decay: float,
+    snapshot: Path,
+) -> UNet2DConditionModel:  # fmt: skip
+    """Trains all of a denoiser and returns it with the moving average of its weights.
+
+    :param snapshot: where the average is written every 300 steps, for whoever wants to look before the end.
+    """
     unet = channels_last(unet).train()
     ema = EMAModel(unet.parameters(), decay=decay, use_ema_warmup=True, power=0.8)
     loss_of = denoising_loss(unet, latents, table, rows, seed, batch=32)
-    for _ in training_steps(title, list(unet.parameters()), rate, steps, loss_of):
+    for step, _ in training_steps(title, list(unet.parameters()), rate, steps, loss_of):
         ema.step(unet.parameters())
+        if step % 300 == 299:
+            names = [name for name, _ in unet.named_parameters()]
+            average = {n: p.contiguous() for n, p in zip(names, ema.shadow_params, strict=True)}
+            save_file(average, snapshot)
     ema.copy_to(unet.parameters())
     return unet.eval()
 
@@ -284,19 +289,28 @@ def write_picture_folder(folder: Path, count: int, seed: int) -> None:
 def train_psi(out: Path, work: Path, seed: int, steps: int, pictures: int) -> None:
     """Trains psi on drawn pictures with the trainer that anybody uses: `python -m lib_oms train`."""
     from lib_oms.training import TrainingSettings, train
+    from lib_oms.unet import OMSUNet
 
     write_picture_folder(work / "pictures", pictures, seed + 5)
-    train(
+    module = train(
         TrainingSettings(
-            data=work / "pictures",
-            model=out,
-            output=work / "psi",
+            data=str(work / "pictures"),
+            model=str(out),
+            output=str(work / "psi"),
             size="tiny",
             latents=LATENTS,
+            resolution=draw.SIZE,
             steps=steps,
+            batch_size=32,
+            lr=1e-3,
+            warmup=50,
+            ema_decay=0.995,
+            save_every=250,
             seed=seed,
         )
     )
+    psi = OMSUNet.from_pretrained(module)
+    psi.half().save_pretrained(out / "oms_module", metadata=psi.metadata)
 
 
 # --- All of it ---------------------------------------------------------------------------------------------------
@@ -363,7 +377,9 @@ def make(out: Path, work: Path, seed: int, scale: float) -> None:
 
     if stage("unet", out / "unet"):
         torch.manual_seed(seed + 20)
-        unet = train_unet(build_unet(), latents, table, rows, seed + 21, n(UNET_STEPS), 1e-3, "unet", 0.998)
+        unet = train_unet(
+            build_unet(), latents, table, rows, seed + 21, n(UNET_STEPS), 1e-3, "unet", 0.998, work / "unet.safetensors"
+        )
         save_part(unet, out / "unet")
         finished("unet")
 
@@ -375,7 +391,9 @@ def make(out: Path, work: Path, seed: int, scale: float) -> None:
         styled, texts = drawn_latents(work, vae, n(STYLE_PICTURES), seed + 3, "outlined")
         table, rows = embed_captions(tokenizer, encoder, texts)
         unet = UNet2DConditionModel.from_pretrained(out / "unet").float()
-        unet = train_unet(unet, styled, table, rows, seed + 31, n(STYLE_STEPS), 4e-4, "second unet", 0.99)
+        unet = train_unet(
+            unet, styled, table, rows, seed + 31, n(STYLE_STEPS), 4e-4, "second unet", 0.99, work / "second.safetensors"
+        )
         save_part(unet, out / "unet_second")
         finished("second unet")
 
@@ -387,7 +405,6 @@ def make(out: Path, work: Path, seed: int, scale: float) -> None:
         (out / "lora").mkdir()
         save_file(tensors, out / "lora" / "embedded-shadow.safetensors", metadata={"format": "pt"})
         finished("lora")
-    assert load_file(out / "lora" / "embedded-shadow.safetensors") and latents.shape[-1] == LATENT_SIZE
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,0 +1,48 @@
+"""The project's commands: `python -m nox -s demo`, `python -m nox -s tests`, `python -m nox -s lint`.
+
+Each runs in an environment of its own. Tests run under the pins of two WebUI hosts (requirements/*.txt) and, for the
+library part, under the newest diffusers and transformers.
+"""
+
+import os
+import shutil
+
+import nox
+
+TORCH = "torch==2.13.0"
+nox.options.sessions = ["tests"]
+nox.options.default_venv_backend = "venv"
+
+
+def install(session: nox.Session, extra: str, host: str | None) -> None:
+    """Installs the project with a host's pins; torch first, so that no resolver picks another build of it."""
+    pins = ["-c", f"requirements/{host}.txt"] if host else []
+    session.install(TORCH)
+    session.install("-e", f".[{extra}]", *pins)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Serves the miniature WebUI and prints its address; `-- --once` makes one pair of pictures and ends."""
+    install(session, "demo", "forge")
+    session.run("python", "-m", "demo", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("host", ["a1111", "forge", "latest"], ids=["a1111", "forge", "latest"])
+def tests(session: nox.Session, host: str) -> None:
+    """Runs the tests; `-- -m slow` and the like are handed to pytest."""
+    if host == "latest":
+        install(session, "test-library", None)
+    else:
+        install(session, "test", host)
+        if not (shutil.which("chromium") or os.environ.get("CHROMIUM")):
+            session.warn("chromium is missing: the tests in a browser will be skipped (apt-get install chromium)")
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Runs ruff."""
+    session.install("ruff>=0.8")
+    session.run("ruff", "check", ".")
