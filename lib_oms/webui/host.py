@@ -84,12 +84,17 @@ def noise_of(p: Any, noise: Tensor) -> Tensor:
 
 
 def replace_noise(p: Any, noise: Tensor, x: Tensor) -> None:
-    """Makes sampling start from `x` instead of `noise`, the tensor that the host handed to the hook."""
+    """Makes sampling start from `x` instead of `noise`, the tensor that the host handed to the hook.
+
+    Where the host knows p.modified_noise it takes that, else what has happened to the tensor itself. Having the
+    attribute is no proof, as another extension may have made it; so both are done, which does no harm in a first pass.
+    """
     x = x.to(noise)
     if hasattr(p, "modified_noise"):
         p.modified_noise = x
-    else:
-        noise.copy_(x)
+        if x.shape != noise.shape:  # another extension's noise is of another size than the host's
+            return
+    noise.copy_(x)
 
 
 def fail(p: Any, error: Exception) -> None:

@@ -1,0 +1,393 @@
+"""The extension in a running WebUI, over its API: what reaches the denoiser, infotext, refusals, and who is left alone.
+
+Expected latents are computed here, from the module and from the noise level that the denoiser itself was told.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+import torch
+from diffusers import DDIMScheduler
+from extension_helpers import ROOT, STEPS, RequestFailed, WebUI, WebUIProcess
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from lib_oms.embedded.make import write_untrained
+from lib_oms.module import OMSModule
+
+pytest.importorskip("gradio")
+
+MODULE = "untrained"
+SIGMA_SAMPLERS = ["Euler", "Euler a", "Heun", "DPM++ 2M", "LCM"]
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's model with random weights."""
+    folder = tmp_path_factory.mktemp("model") / MODULE
+    write_untrained(folder, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["a1111", "forge"])
+def webui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, untrained: Path) -> Iterator[WebUI]:
+    webui = WebUI(tmp_path_factory.mktemp(request.param), request.param, untrained)
+    yield webui
+    webui.close()
+
+
+@pytest.fixture(autouse=True)
+def _default_options(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "webui" in request.fixturenames:
+        webui = request.getfixturevalue("webui")
+        webui.options(sgm_noise_multiplier=False, sigma_max=0.0, always_discard_next_to_last_sigma=False)
+
+
+@pytest.fixture(scope="session")
+def module(untrained: Path) -> OMSModule:
+    return OMSModule.from_pretrained(untrained, dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def alphas_cumprod(untrained: Path) -> torch.Tensor:
+    return DDIMScheduler.from_pretrained(untrained / "scheduler").alphas_cumprod
+
+
+def x0hat(module: OMSModule, noise: torch.Tensor, prompt: str, scale: float = 1.0, negative: str = "") -> torch.Tensor:
+    with torch.no_grad():
+        count = len(noise)
+        cond, uncond = module.predict_v(noise, [prompt] * count, [negative] * count, scale)
+    return -cond if scale == 1 else -(uncond + scale * (cond - uncond))
+
+
+def noise_of(webui: WebUI, **fields) -> list[torch.Tensor]:
+    """What the host draws for a request: DDIM takes it unscaled."""
+    return [seen.x for seen in webui.txt2img(**{**fields, "sampler_name": "DDIM", "steps": STEPS}).seen]
+
+
+def assert_close(x: torch.Tensor, expected: torch.Tensor) -> None:
+    assert float((x - expected).abs().max()) <= 1e-4 * float(expected.std())
+
+
+# What reaches the denoiser
+
+
+@pytest.mark.parametrize("sampler", SIGMA_SAMPLERS)
+@pytest.mark.parametrize("sgm", [False, True])
+def test_sigma_samplers_start_from_x0hat_plus_sigma_n(webui: WebUI, module: OMSModule, sampler: str, sgm: bool) -> None:
+    (noise,) = noise_of(webui)
+    webui.options(sgm_noise_multiplier=sgm)
+    (seen,) = webui.txt2img(True, MODULE, "black background", sampler_name=sampler).seen
+    assert seen.level == pytest.approx(14.61, rel=0.02)
+    assert_close(seen.x, x0hat(module, noise, "black background") + seen.level * noise)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "steps", "timestep"), [("DDIM", 3, 999), ("DDIM", 4, 751), ("PLMS", 4, 751), ("UniPC", 4, 999)]
+)
+def test_timestep_samplers_start_from_the_variance_preserving_form(
+    webui: WebUI, module: OMSModule, alphas_cumprod: torch.Tensor, sampler: str, steps: int, timestep: int
+) -> None:
+    (noise,) = noise_of(webui)
+    (seen,) = webui.txt2img(True, MODULE, "black background", sampler_name=sampler, steps=steps).seen
+    assert seen.level == timestep
+    a = float(alphas_cumprod[timestep])
+    expected = math.sqrt(a) * x0hat(module, noise, "black background") + math.sqrt(1 - a) * noise
+    assert_close(seen.x, expected)
+
+
+@pytest.mark.parametrize("scheduler", ["Karras", "Exponential", "SGM Uniform"])
+def test_schedules_and_their_options(webui: WebUI, module: OMSModule, scheduler: str) -> None:
+    (noise,) = noise_of(webui)
+    webui.options(sigma_max=9.0, always_discard_next_to_last_sigma=True)
+    (seen,) = webui.txt2img(True, MODULE, "black background", sampler_name="Euler", scheduler=scheduler).seen
+    assert_close(seen.x, x0hat(module, noise, "black background") + seen.level * noise)
+
+
+def test_sampler_of_another_extension_that_makes_its_own_sigmas(webui: WebUI, module: OMSModule) -> None:
+    (noise,) = noise_of(webui)
+    webui.options(sigma_max=9.0)
+    (seen,) = webui.txt2img(True, MODULE, "black background", sampler_name="Own sigmas", scheduler="Karras").seen
+    assert seen.level == pytest.approx(14.61, rel=0.01)
+    assert_close(seen.x, x0hat(module, noise, "black background") + seen.level * noise)
+
+
+def test_guidance_scale_and_negative_prompt(webui: WebUI, module: OMSModule) -> None:
+    (noise,) = noise_of(webui)
+    (seen,) = webui.txt2img(True, MODULE, "night", 1.75, 0.0, "day", sampler_name="Euler").seen
+    assert_close(seen.x, x0hat(module, noise, "night", 1.75, "day") + seen.level * noise)
+
+
+def test_empty_oms_prompt_means_each_pictures_own_prompt(webui: WebUI, module: OMSModule) -> None:
+    fields = {"prompt": "a red circle <lora:none:0.5>", "negative_prompt": "blue"}
+    (noise,) = noise_of(webui)
+    (seen,) = webui.txt2img(True, MODULE, " ", sampler_name="Euler", **fields).seen
+    assert_close(seen.x, x0hat(module, noise, "a red circle ") + seen.level * noise)
+
+
+def test_noise_of_another_extension_is_where_it_starts_from(webui: WebUI, module: OMSModule) -> None:
+    (noise,) = noise_of(webui)
+    (seen,) = webui.txt2img(True, MODULE, "night", sampler_name="Euler", state="modified noise").seen
+    other = -2 * noise
+    assert_close(seen.x, x0hat(module, other, "night") + seen.level * other)
+
+
+# Same seed, same picture
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.6])
+def test_picture_is_the_same_alone_in_a_batch_and_in_a_later_batch(webui: WebUI, eta: float) -> None:
+    oms = (True, MODULE, "", 1.5, eta)
+    together = webui.txt2img(*oms, sampler_name="Euler a", batch_size=3, n_iter=2, seed=20)
+    assert [len(seen.x) for seen in together.seen] == [3, 3]
+    latents = torch.cat([seen.x for seen in together.seen])
+    for i in (0, 2, 4):
+        (alone,) = webui.txt2img(*oms, sampler_name="Euler a", seed=20 + i).seen
+        assert torch.equal(alone.x[0], latents[i])
+
+
+def test_fresh_noise_is_fresh_and_leaves_the_hosts_stream_alone(webui: WebUI, module: OMSModule) -> None:
+    (noise,) = noise_of(webui)
+    (seen,) = webui.txt2img(True, MODULE, "night", 1.0, 1.0, sampler_name="Euler").seen
+    fresh = (seen.x - x0hat(module, noise, "night")) / seen.level
+    assert float(fresh.std()) == pytest.approx(1, abs=0.1)
+    correlation = torch.corrcoef(torch.stack([fresh.flatten(), noise.flatten()]))[0, 1]
+    assert abs(float(correlation)) < 0.1
+    # Neither the next picture nor the next request notices that something was drawn.
+    following = webui.txt2img(True, MODULE, "night", 1.0, 1.0, sampler_name="Euler a", n_iter=2).seen
+    assert torch.equal(following[1].x, webui.txt2img(True, MODULE, "night", 1.0, 1.0, seed=8).seen[0].x)
+    assert torch.equal(noise_of(webui)[0], noise)
+
+
+def test_variations_have_fresh_noise_of_their_own(webui: WebUI) -> None:
+    fields = {"sampler_name": "Euler", "subseed": 3, "n_iter": 2, "subseed_strength": 0.4}
+    first, second = webui.txt2img(True, MODULE, "night", 1.0, 1.0, **fields).seen
+    correlation = torch.corrcoef(torch.stack([first.x.flatten(), second.x.flatten()]))[0, 1]
+    assert 0.5 < float(correlation) < 0.99
+
+
+# Who is left alone
+
+
+def test_disabled_changes_nothing_at_all(webui: WebUI) -> None:
+    plain = webui.txt2img(sampler_name="Euler a")
+    disabled = webui.txt2img(False, "no such module", None, 99, "x", sampler_name="Euler a")
+    assert plain.images == disabled.images
+    assert plain.infotext == disabled.infotext
+    assert torch.equal(plain.seen[0].x, disabled.seen[0].x)
+    assert "OMS" not in plain.infotext
+
+
+@pytest.mark.parametrize(
+    ("state", "sampler", "steps", "reason"),
+    [
+        ("zero terminal snr", "Euler", STEPS, "zero terminal SNR"),
+        ("zero terminal snr", "DDIM", STEPS, "zero terminal SNR"),
+        ("unknown latents", "Euler", STEPS, "other latents"),
+        ("", "Mute", STEPS, "does not tell its first noise level"),
+    ],
+)
+def test_where_it_does_not_apply_the_picture_is_made_and_says_so(
+    webui: WebUI, capfd: pytest.CaptureFixture[str], state: str, sampler: str, steps: int, reason: str
+) -> None:
+    fields = {"sampler_name": sampler, "steps": steps, "state": state}
+    plain = webui.txt2img(**fields)
+    made = webui.txt2img(True, "Automatic", "night", **fields)
+    assert made.pixels == plain.pixels
+    assert "OMS skipped: " in made.infotext
+    assert reason in made.infotext
+    assert "OMS: True" not in made.infotext
+    assert "OMS model" not in made.infotext
+    assert f"One More Step skipped: {made.infotext.split('OMS skipped: ')[1].split(',')[0]}" in capfd.readouterr().out
+
+
+def test_ddim_with_one_step_never_calls_the_model(webui: WebUI) -> None:
+    made = webui.txt2img(True, MODULE, "night", sampler_name="DDIM", steps=1)
+    assert made.seen == []
+    assert "OMS skipped: DDIM with 1 step does not call the model at all" in made.infotext
+
+
+def test_it_is_not_offered_for_img2img(webui: WebUI) -> None:
+    scripts = webui.get("/sdapi/v1/scripts").json()
+    assert "one more step" in scripts["txt2img"]
+    assert "one more step" not in scripts.get("img2img", [])
+
+
+# Infotext
+
+
+def test_infotext_says_what_made_the_picture(webui: WebUI) -> None:
+    infotext = webui.txt2img(True, "Automatic", "night", 1.5, 0.25, sampler_name="Euler").infotext
+    assert "OMS: True" in infotext
+    assert "OMS prompt: night, OMS guidance scale: 1.5, OMS eta: 0.25" in infotext
+    assert "OMS negative prompt" not in infotext
+    assert "OMS skipped" not in infotext
+
+
+PROMPTS = [
+    "black background",
+    'a "quoted" word',
+    '"all of it quoted"',
+    "comma, colon: semicolon; newline\nsecond line",
+    " blanks at both ends ",
+    "512x768",
+    "OMS prompt",
+    "Steps: 20, Sampler: Euler, Seed: 1",
+    "Negative prompt: nothing",
+    "back\\slash \\(escaped\\), {json: [1, 2]}",
+    "(night:1.3) <lora:x:0.8> [a:b:0.5] [a|b] AND BREAK",
+    "ночь 夜 🌒",
+]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_infotext_round_trip_through_the_api(webui: WebUI, prompt: str) -> None:
+    first = webui.txt2img(True, MODULE, prompt, 1.35, 0.2, prompt[::-1], sampler_name="Euler")
+    again = webui.txt2img(infotext=first.infotext, styles=[], sampler_name="Euler")
+    assert again.infotext == first.infotext
+    assert again.images == first.images
+
+
+def test_infotext_of_a_plain_picture_turns_the_step_off(webui: WebUI) -> None:
+    plain = webui.txt2img(sampler_name="Euler")
+    again = webui.txt2img(infotext=plain.infotext, styles=[], sampler_name="Euler")
+    assert again.infotext == plain.infotext
+    assert again.images == plain.images
+
+
+def test_arguments_win_over_infotext(webui: WebUI) -> None:
+    first = webui.txt2img(True, MODULE, "night", sampler_name="Euler")
+    off = webui.txt2img(False, infotext=first.infotext, styles=[], sampler_name="Euler")
+    assert "OMS" not in off.infotext
+
+
+def test_params_txt_restores_the_settings_too(webui: WebUI) -> None:
+    webui.txt2img(True, MODULE, "night", sampler_name="Euler")
+    params = (webui.folder / "data" / "params.txt").read_text(encoding="utf-8")
+    assert "OMS: True" in params
+    assert "OMS prompt: night" in params
+    webui.txt2img(sampler_name="Euler")
+    assert "OMS" not in (webui.folder / "data" / "params.txt").read_text(encoding="utf-8")
+
+
+# Arguments
+
+
+def test_dict_and_short_list_do_what_the_full_list_does(webui: WebUI) -> None:
+    full = webui.txt2img(True, MODULE, "night", 1.5, 0.0, "", sampler_name="Euler")
+    named = {"module": MODULE, "prompt": "night", "guidance_scale": 1.5}
+    assert webui.txt2img(named, sampler_name="Euler").pixels == full.pixels
+    short = webui.txt2img(True, MODULE, "night", sampler_name="Euler")
+    assert "OMS guidance scale: 1.0" in short.infotext
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["yes"], ["enabled", "'yes'", "true or false"]),
+        ([True, "Automatic", None], ["OMS prompt", "None", "a text"]),
+        ([True, "Automatic", "", 99], ["OMS guidance scale", "99", "from 0 to 10"]),
+        ([True, "Automatic", "", 1, -1], ["OMS eta", "-1", "from 0 to 1"]),
+        ([{"cfg": 3}], ["'cfg'", "guidance_scale"]),
+        ([True, "no such module"], ["no such module", MODULE]),
+        ([True, "../models/demo"], ["no OMS module named", MODULE]),
+        ([True, "/etc/passwd"], ["no OMS module named"]),
+        ([True, "nul\0nul"], ["no OMS module named"]),
+        ([True, f"{MODULE} [0123456789]"], [f"{MODULE} [0123456789]"]),
+    ],
+)
+def test_refused_loudly(webui: WebUI, args: list, words: list[str]) -> None:
+    with pytest.raises(RequestFailed) as error:
+        webui.txt2img(*args, sampler_name="Euler")
+    for word in ["One More Step: ", *words]:
+        assert word in str(error.value)
+    assert webui.txt2img(sampler_name="Euler").seen  # and the host is well afterwards
+
+
+def test_script_info_lists_every_setting(webui: WebUI) -> None:
+    info = webui.get("/sdapi/v1/script-info").json()
+    (ours,) = [script for script in info if script["name"] == "one more step" and not script["is_img2img"]]
+    labels = [arg["label"] for arg in ours["args"]]
+    assert labels == [
+        "One More Step",
+        "OMS model",
+        "OMS prompt",
+        "OMS guidance scale",
+        "OMS eta",
+        "OMS negative prompt",
+    ]
+
+
+def test_png_carries_the_infotext(webui: WebUI) -> None:
+    made = webui.txt2img(True, MODULE, "night, stars", sampler_name="Euler")
+    answer = requests.post(f"{webui.url}/sdapi/v1/png-info", json={"image": made.images[0]}, timeout=60).json()
+    assert answer["info"] == made.infotext
+    assert json.dumps("night, stars") in answer["info"]
+
+
+# Modules that are wrong. One host is enough: what it does with errors is tested above in both.
+
+
+@pytest.fixture(scope="module")
+def with_bad_modules(tmp_path_factory: pytest.TempPathFactory, untrained: Path) -> Iterator[WebUI]:
+    folder = tmp_path_factory.mktemp("bad")
+    models = folder / "models"
+    tensors = load_file(next((untrained / "oms_module").glob("*.safetensors")))
+    for name, change in (("sdxl", {"oms.latents": "sdxl"}), ("nan", {})):
+        target = models / name
+        _copy_module(
+            untrained, target, change, {k: v * math.nan for k, v in tensors.items()} if name == "nan" else None
+        )
+    (models / "truncated.safetensors").write_bytes(b"\x00" * 20)
+    webui = WebUI(folder / "webui", "a1111", untrained, "--oms-models-dir", str(models))
+    yield webui
+    webui.close()
+
+
+def _copy_module(source: Path, target: Path, metadata: dict[str, str], factor: float) -> None:
+    """A module folder like `source`'s with more metadata, its tensors times `factor`, and its text encoder."""
+    for part in ("oms_module", "text_encoder", "tokenizer"):
+        shutil.copytree(source / part, target / part)
+    weights = next((target / "oms_module").glob("*.safetensors"))
+    with safe_open(weights, "pt") as file:
+        kept = file.metadata() or {}
+    tensors = {name: tensor * factor for name, tensor in load_file(weights).items()}
+    save_file(tensors, weights, metadata={**kept, **metadata})
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("sdxl", ["'sdxl'", "SDXL", "which the loaded model does not have"]),
+        ("nan", ["NaN"]),
+        ("truncated", ["'truncated' cannot be used", "truncated.safetensors"]),
+    ],
+)
+def test_bad_module_is_refused(with_bad_modules: WebUI, name: str, words: list[str]) -> None:
+    with pytest.raises(RequestFailed) as error:
+        with_bad_modules.txt2img(True, name, "night", sampler_name="Euler")
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_extension_that_cannot_be_imported_says_so_and_stops_nothing(tmp_path: Path, untrained: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(ROOT / "scripts", broken / "scripts")
+    (broken / "lib_oms").mkdir()
+    (broken / "lib_oms" / "__init__.py").write_text("raise ImportError('there is no diffusers here')")
+    webui = WebUIProcess(tmp_path / "webui", "a1111", untrained, broken)
+    try:
+        assert webui.txt2img(sampler_name="Euler").seen
+        assert webui.txt2img(False, sampler_name="Euler").seen
+        for asks in (True, {"prompt": "night"}):
+            with pytest.raises(RequestFailed, match="cannot be used: ImportError: there is no diffusers here"):
+                webui.txt2img(asks, sampler_name="Euler")
+        assert "there is no diffusers here" in webui.get("/config").text
+    finally:
+        webui.close()
