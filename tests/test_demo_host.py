@@ -28,8 +28,8 @@ MODEL = Path(os.environ.get("OMS_DEMO_MODEL", ROOT / "models" / "demo"))
 SMALL = {"prompt": "a red circle", "seed": 5, "steps": 2, "width": 64, "height": 64, "sampler_name": "Euler"}
 CONTROLS = ["enabled", "how", "fail_in", "number", "note", "trap"]
 ORDER_START = ["setup", "before_process", "process"]
-ORDER_BATCH = ["before_process_batch", "after_extra_networks_activate", "process_batch", "process_before_every_sampling",
-               "post_sample", "postprocess_batch", "postprocess_batch_list"]
+ORDER_BATCH = ["before_process_batch", "after_extra_networks_activate", "process_batch",
+               "process_before_every_sampling", "post_sample", "postprocess_batch", "postprocess_batch_list"]
 
 
 class Host:
@@ -251,7 +251,8 @@ def test_infotext_reaches_info_and_png_and_params_txt_only_up_to_sampling(host: 
     texts = info["infotexts"]
     lines = texts[1].splitlines()
     assert lines[:3] == ["first line", "second", "Negative prompt: not this"]
-    assert lines[3].startswith("Steps: 2, Sampler: Euler, Schedule type: Automatic, CFG scale: 7.0, Seed: 6, Size: 64x64")
+    begin = "Steps: 2, Sampler: Euler, Schedule type: Automatic, CFG scale: 7.0, Seed: 6, Size: 64x64, "
+    assert lines[3].startswith(begin)
     assert "Probe: True" in lines[3]
     assert "Probe each: picture 1" in lines[3]
     assert "Probe index: at 1" in lines[3]

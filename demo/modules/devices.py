@@ -11,7 +11,7 @@ dtype = dtype_vae = dtype_unet = torch.float32
 unet_needs_upcast = False
 
 
-class NansException(Exception):
+class NansException(Exception):  # noqa: N818 - the host's name
     """A picture came out as nothing but NaN."""
 
 

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-
 from modules import sd_models, shared
 from modules.extra_networks import ExtraNetwork, ExtraNetworkParams
+from safetensors.torch import load_file
 
 _KEY = re.compile(r"(?:lora_unet_|unet\.)(?P<layer>.+?)\.(?:lora[._])?(?P<part>down|up|A|B)(?:\.default)?\.weight$")
 _ALPHA = re.compile(r"(?:lora_unet_|unet\.)(?P<layer>.+?)\.alpha$")

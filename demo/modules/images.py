@@ -8,9 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, PngImagePlugin
-
 from modules import paths_internal, script_callbacks, shared
+from PIL import Image, PngImagePlugin
 
 
 def read(source: Any) -> Image.Image:

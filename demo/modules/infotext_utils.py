@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-
 from modules import errors, images, paths_internal, prompt_parser, script_callbacks, shared
 
 sys.modules["modules.generation_parameters_copypaste"] = sys.modules[__name__]  # the name that older extensions use

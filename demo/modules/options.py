@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
-
 from modules import errors
 from modules.shared_cmd_options import cmd_opts
 

@@ -3,7 +3,7 @@
 from modules import paths_internal
 from modules.paths_internal import extensions_dir, models_path, modules_path, script_path
 
-__all__ = ["data_path", "extensions_dir", "models_path", "modules_path", "script_path"]
+__all__ = ["extensions_dir", "models_path", "modules_path", "script_path"]
 
 
 def __getattr__(name: str) -> str:

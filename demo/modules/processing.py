@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-
 from modules import (
     devices,
     errors,
@@ -25,8 +23,9 @@ from modules import (
     shared,
 )
 from modules.shared import cmd_opts, opts, state
+from PIL import Image
 
-opt_C = 4
+opt_C = 4  # noqa: N816 - the host's name
 opt_f = 8
 
 

@@ -1,7 +1,6 @@
 """Noise from seeds (host file: modules/rng.py). Each picture has a generator of its own, on the CPU."""
 
 import torch
-
 from modules import shared
 
 

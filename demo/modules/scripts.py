@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-
 from modules import errors, extensions, paths_internal, script_callbacks, script_loading
 
 AlwaysVisible = object()
@@ -218,7 +217,7 @@ class ScriptRunner:
         """The Script dropdown, and every script's components below it; the inputs that make p.script_args."""
         titles = [wrap_call(s.title, s.filename, "title") or s.filename for s in self.scripts]
         self.title_map = {t.lower(): s for t, s in zip(titles, self.scripts, strict=True)}
-        self.titles = [wrap_call(s.title, s.filename, "title") or f"{s.filename} [error]" for s in self.selectable_scripts]
+        self.titles = [t for t, s in zip(titles, self.scripts, strict=True) if s in self.selectable_scripts]
         self.setup_ui_for_section(None)
         dropdown = gr.Dropdown(
             label="Script", elem_id="script_list", choices=["None", *self.titles], value="None", type="index",

@@ -9,10 +9,9 @@ from types import SimpleNamespace
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
-
 from modules import devices, prompt_parser, script_callbacks, shared
 from modules.shared_cmd_options import cmd_opts
+from transformers import CLIPTextModel, CLIPTokenizer
 
 EMBEDDED, SECOND = "embedded", "embedded-second"
 

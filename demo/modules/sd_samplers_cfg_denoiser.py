@@ -3,8 +3,7 @@
 from typing import Any
 
 import torch
-
-from modules import sd_samplers_common, script_callbacks
+from modules import script_callbacks, sd_samplers_common
 from modules.script_callbacks import CFGDenoisedParams, CFGDenoiserParams
 from modules.shared import state
 

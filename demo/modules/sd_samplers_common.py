@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from tqdm import tqdm
-
 from modules import shared
 from modules.shared import opts, state
+from PIL import Image
+from tqdm import tqdm
 
 
 class SamplerData(namedtuple("SamplerData", ["name", "constructor", "aliases", "options"])):

@@ -6,6 +6,7 @@ gives fresh noise of x's shape. UniPC's corrector comes from diffusers.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from diffusers import UniPCMultistepScheduler
@@ -18,7 +19,7 @@ Report = Callable[[int, torch.Tensor], None]
 
 def euler(model: Model, x: torch.Tensor, sigmas: torch.Tensor, noise: Noise, report: Report) -> torch.Tensor:
     """Euler's method on the probability flow ODE. Karras et al. 2022, algorithm 1 without its correction."""
-    for i, (sigma, after) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+    for i, (sigma, after) in enumerate(pairwise(sigmas)):
         denoised = model(x, sigma)
         x = x + (x - denoised) / sigma * (after - sigma)
         report(i, denoised)
@@ -29,7 +30,7 @@ def euler_ancestral(
     model: Model, x: torch.Tensor, sigmas: torch.Tensor, noise: Noise, report: Report, eta: float = 1.0
 ) -> torch.Tensor:
     """Euler to a lower level than asked, and fresh noise up to the level asked."""
-    for i, (sigma, after) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+    for i, (sigma, after) in enumerate(pairwise(sigmas)):
         denoised = model(x, sigma)
         up = min(after, eta * (after**2 * (sigma**2 - after**2) / sigma**2) ** 0.5)
         down = (after**2 - up**2) ** 0.5
@@ -42,7 +43,7 @@ def euler_ancestral(
 
 def heun(model: Model, x: torch.Tensor, sigmas: torch.Tensor, noise: Noise, report: Report) -> torch.Tensor:
     """Karras et al. 2022, algorithm 1."""
-    for i, (sigma, after) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+    for i, (sigma, after) in enumerate(pairwise(sigmas)):
         denoised = model(x, sigma)
         slope = (x - denoised) / sigma
         guess = x + slope * (after - sigma)
@@ -56,7 +57,7 @@ def heun(model: Model, x: torch.Tensor, sigmas: torch.Tensor, noise: Noise, repo
 def dpmpp_2m(model: Model, x: torch.Tensor, sigmas: torch.Tensor, noise: Noise, report: Report) -> torch.Tensor:
     """DPM-Solver++(2M), Lu et al. 2022, algorithm 2."""
     previous, h_previous = None, None
-    for i, (sigma, after) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+    for i, (sigma, after) in enumerate(pairwise(sigmas)):
         denoised = model(x, sigma)
         estimate, h = denoised, (sigma / after).log()
         if previous is not None and after > 0:
@@ -70,7 +71,7 @@ def dpmpp_2m(model: Model, x: torch.Tensor, sigmas: torch.Tensor, noise: Noise, 
 
 def lcm(model: Model, x: torch.Tensor, sigmas: torch.Tensor, noise: Noise, report: Report) -> torch.Tensor:
     """Multistep consistency sampling. Luo et al. 2023, algorithm 3."""
-    for i, (sigma, after) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+    for i, (sigma, after) in enumerate(pairwise(sigmas)):
         x = denoised = model(x, sigma)
         if after > 0:
             x = denoised + after * noise()
@@ -82,7 +83,7 @@ def ddim(
     model: Model, x: torch.Tensor, timesteps: torch.Tensor, alphas_cumprod: torch.Tensor, noise: Noise,
     report: Report, eta: float = 0.0,
 ) -> torch.Tensor:
-    """Song et al. 2021, equation 12. `timesteps` ascend; from each to the one before it, so one less step than those."""
+    """Song et al. 2021, equation 12. `timesteps` ascend; the steps lead from each to the one before it."""
     for i, (t, before) in enumerate(_downwards(timesteps)):
         a, a_before = alphas_cumprod[t], alphas_cumprod[before]
         e = model(x, t)
@@ -101,7 +102,9 @@ def plms(
     history: list[torch.Tensor] = []
     weights = {1: (1.0,), 2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 / 24, -59 / 24, 37 / 24, -9 / 24)}
 
-    def transfer(x: torch.Tensor, e: torch.Tensor, t: int, before: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def transfer(
+        x: torch.Tensor, e: torch.Tensor, t: torch.Tensor, before: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         a, a_before = alphas_cumprod[t], alphas_cumprod[before]
         x0 = (x - (1 - a).sqrt() * e) / a.sqrt()
         return a_before.sqrt() * x0 + (1 - a_before).sqrt() * e, x0
@@ -111,7 +114,7 @@ def plms(
         history = [e, *history][:4]
         e = sum(w * past for w, past in zip(weights[len(history)], history, strict=True))
         if len(history) == 1:
-            e = (e + model(transfer(x, e, t, before)[0], torch.tensor(before))) / 2
+            e = (e + model(transfer(x, e, t, before)[0], before)) / 2
         x, x0 = transfer(x, e, t, before)
         report(i, x0)
     return x
@@ -144,4 +147,4 @@ def unipc(
 
 
 def _downwards(timesteps: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return list(zip(timesteps.flip(0)[:-1], timesteps.flip(0)[1:], strict=True))
+    return list(pairwise(timesteps.flip(0)))

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-
 from modules import sd_samplers_impl
 from modules.sd_samplers_cfg_denoiser import CFGDenoiser
 from modules.sd_samplers_common import Sampler, SamplerData

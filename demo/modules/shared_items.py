@@ -1,4 +1,4 @@
-"""Lists that options and pages show, imported late because they need half of the host (host: modules/shared_items.py)."""
+"""Lists that options show (host file: modules/shared_items.py); imports are late, half of the host being needed."""
 
 
 def list_checkpoint_tiles(use_short: bool = False) -> list[str]:

@@ -1,7 +1,6 @@
 """The options that the demo has, under the host's names (host file: modules/shared_options.py)."""
 
 import gradio as gr
-
 from modules import shared_items
 from modules.options import OptionInfo, options_section
 
@@ -53,7 +52,8 @@ def templates() -> dict[str, OptionInfo]:
         "add_version_to_infotext": OptionInfo(True, "Add program version to infotext"),
         "disable_weights_auto_swap": OptionInfo(True, "Disregard checkpoint information from pasted infotext"),
         "infotext_skip_pasting": OptionInfo([], "Disregard fields from pasted infotext", gr.Dropdown,
-                                            lambda: {"multiselect": True, "choices": shared_items.get_infotext_names()}),
+                                            lambda: {"multiselect": True,
+                                                     "choices": shared_items.get_infotext_names()}),
     })
     options |= options_section(("ui", "Live previews"), {
         "live_previews_enable": OptionInfo(True, "Show live previews of the created image"),

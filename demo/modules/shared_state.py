@@ -4,9 +4,8 @@ import datetime
 import time
 from typing import Any
 
-from PIL import Image
-
 from modules import errors
+from PIL import Image
 
 
 class State:

@@ -5,10 +5,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from modules import images, infotext_utils, processing, scripts
 from modules.ui_common import plaintext_to_html
+from PIL import Image
 
 
 def txt2img(

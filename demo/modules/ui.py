@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-
 from modules import (
     gradio_compat,
     images,
@@ -17,13 +16,11 @@ from modules import (
     sd_schedulers,
     shared,
     txt2img,
-    ui_common,
     ui_loadsave,
     ui_settings,
 )
 from modules.call_queue import wrap_gradio_gpu_call
 from modules.infotext_utils import ParamBinding, PasteField
-from modules.shared import opts
 from modules.ui_common import plaintext_to_html
 from modules.ui_components import ToolButton
 
@@ -176,7 +173,9 @@ def _create_txt2img() -> gr.Blocks:
 
 
 def _slider(label: str, elem_id: str, minimum: float, maximum: float, step: float, value: float) -> gr.Slider:
-    return gr.Slider(minimum=minimum, maximum=maximum, step=step, value=value, label=label, elem_id=elem_id, min_width=120)
+    return gr.Slider(
+        minimum=minimum, maximum=maximum, step=step, value=value, label=label, elem_id=elem_id, min_width=120
+    )
 
 
 def _infotext_of_selected(generation_info: str, shown: str, event: gr.SelectData) -> str:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
-
 from modules.ui_components import ToolButton
 
 refresh_symbol = "\U0001f504"  # 🔄

@@ -3,7 +3,6 @@
 from typing import Any
 
 import gradio as gr
-
 from modules import gradio_compat  # noqa: F401 - before any component is derived
 
 
@@ -16,7 +15,8 @@ class ToolButton(gr.Button, FormComponent):
 
     def __init__(self, value: str = "", tooltip: str | None = None, **kwargs: Any) -> None:
         classes = kwargs.pop("elem_classes", None) or []
-        super().__init__(value=value, elem_classes=["tool", *([classes] if isinstance(classes, str) else classes)], **kwargs)
+        classes = [classes] if isinstance(classes, str) else classes
+        super().__init__(value=value, elem_classes=["tool", *classes], **kwargs)
         self.webui_tooltip = tooltip
 
     def get_block_name(self) -> str:
@@ -52,7 +52,9 @@ class InputAccordion(gr.Checkbox):
 
     _count = 0
 
-    def __init__(self, value: bool = False, label: str = "Accordion", elem_id: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, value: bool = False, label: str = "Accordion", elem_id: str | None = None, **kwargs: Any
+    ) -> None:
         if elem_id is None:
             elem_id = f"input-accordion-{InputAccordion._count}"
             InputAccordion._count += 1

@@ -1,11 +1,10 @@
-"""What the page loads besides gradio: demo.js, and the scripts and styles of extensions (host: ui_gradio_extensions)."""
+"""What the page loads besides gradio: demo.js, and scripts and styles of extensions (host: ui_gradio_extensions.py)."""
 
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import FileResponse, JSONResponse
-
 from modules import paths_internal, scripts
 
 #: Scripts and styles come from here, pictures from here or from the page itself: never from the internet.

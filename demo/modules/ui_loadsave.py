@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-
 from modules import errors
 from modules.ui_components import InputAccordion, ToolButton
 

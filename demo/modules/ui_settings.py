@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
-
 from modules import script_callbacks, shared, ui_common
 from modules.options import OptionInfo
 

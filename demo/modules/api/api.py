@@ -12,8 +12,6 @@ from fastapi import Body, FastAPI, Request
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import HTTPException
 from fastapi.responses import JSONResponse
-from PIL import Image
-
 from modules import (
     errors,
     images,
@@ -31,6 +29,7 @@ from modules.api.models import StableDiffusionTxt2ImgProcessingAPI
 from modules.call_queue import queue_lock
 from modules.processing import StableDiffusionProcessingTxt2Img, process_images
 from modules.shared import opts
+from PIL import Image
 
 
 def decode_base64_to_image(encoding: str) -> Image.Image:

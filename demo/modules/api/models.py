@@ -1,10 +1,9 @@
 """Bodies of API requests (host file: modules/api/models.py). What they do not know they ignore, as in the host."""
 
-from typing import Any, Optional
-
-from pydantic import BaseModel, create_model
+from typing import Any
 
 from modules.processing import StableDiffusionProcessingTxt2Img
+from pydantic import BaseModel, create_model
 
 #: Fields of p that a request may set, with their types; every one may also be null.
 _TYPES = {
@@ -18,15 +17,15 @@ _defaults = StableDiffusionProcessingTxt2Img.__dataclass_fields__
 
 StableDiffusionTxt2ImgProcessingAPI = create_model(
     "StableDiffusionProcessingTxt2Img",
-    **{name: (Optional[kind], _defaults[name].default) for name, kind in _TYPES.items()},  # noqa: UP007
-    sampler_index=(Optional[str], "Euler"),
-    script_name=(Optional[str], None),
+    **{name: (kind | None, _defaults[name].default) for name, kind in _TYPES.items()},
+    sampler_index=(str | None, "Euler"),
+    script_name=(str | None, None),
     script_args=(list, []),
     send_images=(bool, True),
     save_images=(bool, False),
     alwayson_scripts=(dict[str, Any], {}),
-    force_task_id=(Optional[str], None),
-    infotext=(Optional[str], None),
+    force_task_id=(str | None, None),
+    infotext=(str | None, None),
 )
 
 
