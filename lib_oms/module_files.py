@@ -61,13 +61,15 @@ def inspect_module(path: str | os.PathLike[str], *, prefer_fp16: bool = False) -
     header = read_header(weights)
     _refuse_foreign(weights, header)
     raw, source = _find_config(folder, weights, header)
-    if raw is None:
-        config, raw, source = _recognise(weights, header), {}, "the published architecture of these widths"
-    else:
-        try:
+    try:
+        if raw is None:
+            config, raw, source = _recognise(weights, header), {}, "the published architecture of these widths"
+        else:
             config = OMSUNetConfig.from_dict(raw)
-        except OMSError as error:
-            raise ModuleFileError(f"{source}: {str(error)[:1000]}") from error
+    except ModuleFileError:
+        raise
+    except OMSError as error:
+        raise ModuleFileError(f"{source or weights}: {str(error)[:1000]}") from error
     metadata = {key: value for key, value in header.metadata.items() if key not in ("format", CONFIG_KEY)}
     return ModuleFile(path, weights, header, config, raw, source, metadata)
 
@@ -191,11 +193,11 @@ def _json_object(text: str | bytes, source: str | Path) -> dict[str, Any]:
 def _recognise(weights: Path, header: Header) -> OMSUNetConfig:
     """The config of a file that has none, if its widths are those of a published architecture."""
     published = {config.block_out_channels: config for config in (OMSUNetConfig.base(), OMSUNetConfig.large())}
-    norms = (rf"down_blocks\.{block}\.resnets\.\d+\.norm2\.weight" for block in range(4))
-    widths = tuple(width for norm in norms if (width := _most_common(header.tensors, norm, 0)) is not None)
+    wide = (rf"down_blocks\.{block}\.resnets\.\d+\.(conv1|conv2|norm2)\.bias" for block in range(4))
+    widths = tuple(width for names in wide if (width := _most_common(header.tensors, names, 0)) is not None)
     config = published.get(widths)
     text_dim = _most_common(header.tensors, r".*\.attn2\.to_[kv]\.weight", 1)
-    if config is None or text_dim is None:
+    if config is None or not text_dim:
         first = next(iter(header.tensors), "")
         raise ModuleFileError(
             f"{weights}: its head counts cannot be told from its tensors (the first is {first[:160]!r}): without a "

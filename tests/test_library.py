@@ -229,7 +229,7 @@ def test_find_in_nothing_says_what_to_do(tmp_path):
 
 
 def test_listing_reads_headers_alone(tmp_path):
-    """200 modules of 300 MB each (holes that take no disk): reading their tensors would take minutes."""
+    """200 modules of 300 MB each (holes that take no disk): reading their 60 GB would take minutes."""
     with torch.device("meta"):
         shapes = {name: list(tensor.shape) for name, tensor in OMSUNet(OMSUNetConfig.base()).state_dict().items()}
     header, position = {"__metadata__": {"oms.latents": "sd"}}, 0
@@ -242,10 +242,10 @@ def test_listing_reads_headers_alone(tmp_path):
         with (tmp_path / f"{i:03}.safetensors").open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             file.truncate(8 + len(text) + position)
-    started = time.perf_counter()
+    started = time.process_time()
 
     entries = scan([tmp_path])
 
-    assert time.perf_counter() - started < 30
+    assert time.process_time() - started < 30  # of this process: a busy machine does not count
     assert len(entries) == 200
     assert {(entry.latents, entry.text_encoder, entry.problem) for entry in entries} == {("sd", "openclip", None)}

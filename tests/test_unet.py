@@ -377,6 +377,17 @@ def test_one_wrong_tensor_in_a_bare_file_is_found_to_be_it(tmp_path):
         OMSUNet.from_pretrained(path)
 
 
+@pytest.mark.parametrize("width", [0, 10**6])
+def test_a_bare_file_for_an_impossible_text(tmp_path, width):
+    def change(shapes):
+        for name in shapes:
+            if name.endswith((".attn2.to_k.weight", ".attn2.to_v.weight")):
+                shapes[name] = [shapes[name][0], width]
+
+    with pytest.raises(ModuleFileError, match=r"bare\.safetensors: "):
+        inspect_module(meta_file(tmp_path / "bare.safetensors", OMSUNetConfig.base(), change))
+
+
 @pytest.mark.parametrize("metadata", [None, {"format": "pt", "note": "no config here"}])
 def test_a_bare_file_of_another_architecture_says_what_metadata_it_needs(tmp_path, metadata):
     path = tmp_path / "bare.safetensors"
