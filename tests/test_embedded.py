@@ -1,0 +1,182 @@
+"""The embedded model: pictures that code draws, the parts, the LoRA, the shipped weights and what was measured."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lib_oms.embedded import MODEL_DIR, draw
+from lib_oms.embedded.build import build_tokenizer, build_unet, build_vae
+from lib_oms.embedded.lora import LoRALayers, merge_lora
+
+
+def test_pictures_are_the_same_for_the_same_seed_and_do_not_depend_on_how_many_are_drawn():
+    pictures, captions = draw.dataset(6, seed=3)
+    again, texts = draw.dataset(3, seed=3, start=3)
+    assert np.array_equal(pictures[3:], again)
+    assert captions[3:] == texts
+    assert not np.array_equal(pictures, draw.dataset(6, seed=4)[0])
+
+
+def test_captions_that_name_a_grey_are_true():
+    bounds = dict(zip([name for _, name in draw.GREYS], [0.0, *(b for b, _ in draw.GREYS)], strict=False))
+    seen = set()
+    for index in range(300):
+        rng = np.random.default_rng((11, index))
+        scene = draw.sample_scene(rng)
+        text = draw.caption(scene, rng, say_background=True)
+        grey = scene.background_name.removesuffix(" background")
+        if grey in bounds:
+            high = next(bound for bound, name in draw.GREYS if name == grey)
+            assert bounds[grey] <= scene.background[0] < high
+            assert grey in text
+            seen.add(grey)
+        if scene.colour_name and text.split()[1] == scene.colour_name:
+            assert scene.shape in text
+    assert seen == set(bounds)
+
+
+def test_about_a_third_of_captions_leave_the_background_out():
+    captions = draw.dataset(400, seed=5)[1]
+    silent = [c for c in captions if not any(w in c for w in ("background", "page", " at ", " in "))]
+    assert 0.2 < len(silent) / len(captions) < 0.4
+
+
+def test_evaluation_captions_cover_the_brightness_range_evenly():
+    pictures, captions = draw.evaluation_set(100, seed=1)
+    border = pictures[:, :8].mean(axis=(1, 2, 3)) / 255
+    counts, _ = np.histogram(border, bins=5, range=(0, 1))
+    assert counts.min() >= 14
+    assert all("background" in text for text in captions)
+
+
+@pytest.mark.parametrize("style", ["plain", "outlined", "shadow"])
+def test_a_style_changes_the_shape_and_leaves_the_background(style):
+    scene = draw.Scene((0.8, 0.8, 0.8), "very light gray background", "circle", "red", (0.9, 0.0, 0.0))
+    picture = np.asarray(draw.draw(scene, style=style)).astype(int)
+    assert abs(picture[:8] - 204).max() <= 1
+    plain = np.asarray(draw.draw(scene)).astype(int)
+    assert (picture != plain).any() == (style != "plain")
+
+
+def test_untrained_vae_gives_the_colours_of_flat_pictures_back():
+    vae = build_vae()
+    flat = torch.rand(8, 3, 1, 1).mul(2).sub(1).expand(-1, -1, 64, 64)
+    with torch.no_grad():
+        latents = vae.encode(flat).latent_dist.mode()
+        back = vae.decode(latents).sample
+    assert latents.shape == (8, 4, 8, 8)
+    assert (back - flat).abs().mean() < 0.1
+
+
+def test_tokenizer_knows_the_words_of_its_captions_and_survives_all_others(tmp_path):
+    tokenizer = build_tokenizer(draw.dataset(300, seed=0)[1], tmp_path)
+    words = "a red circle on a black background"
+    ids = tokenizer(words).input_ids
+    assert len(ids) <= len(words.split()) + 4
+    assert ids[-1] == tokenizer.eos_token_id == len(tokenizer) - 1
+    strange = tokenizer("Zürich, 夜 \U0001f319!").input_ids
+    assert tokenizer.eos_token_id not in strange[:-1]
+    assert tokenizer.decode(strange[1:-1]).replace(" ", "") == "zürich,夜\U0001f319!"
+
+
+def test_merged_lora_gives_what_was_trained_and_can_be_taken_out_again():
+    torch.manual_seed(1)
+    plain, trained = build_unet(), build_unet()
+    trained.load_state_dict(plain.state_dict())
+    layers = LoRALayers(trained, rank=2)
+    for parameter in layers.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    x, t, text = torch.randn(1, 4, 16, 16), torch.tensor([400]), torch.randn(1, 77, 128)
+
+    def run(unet):
+        with torch.no_grad():
+            return unet(x, t, text).sample
+
+    before = run(plain)
+    tensors = {name: tensor.float() for name, tensor in layers.state_dict().items()}
+    merge_lora(plain, tensors)
+    wanted = run(trained)
+    assert (wanted - before).abs().max() > 1e-3
+    half = 2e-3 * wanted.abs().max().item()  # what keeping the LoRA in half precision costs
+    assert torch.allclose(run(plain), wanted, atol=half)
+    merge_lora(plain, tensors, -1.0)
+    assert torch.allclose(run(plain), before, atol=1e-4)
+
+
+# --- The weights that are shipped ---------------------------------------------------------------------------------
+
+
+def test_the_model_folder_is_small_and_holds_safetensors_only():
+    files = [path for path in MODEL_DIR.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 16e6
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt", ".md"}
+
+
+def test_shipped_vae_gives_pictures_back():
+    from lib_oms.embedded.load import load_pipeline
+
+    pictures, _ = draw.dataset(8, seed=123)
+    x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    vae = load_pipeline().vae
+    with torch.no_grad():
+        back = vae.decode(vae.encode(x).latent_dist.mode()).sample
+    assert (back - x).abs().mean() < 0.08
+    assert (back.mean(dim=(1, 2, 3)) - x.mean(dim=(1, 2, 3))).abs().max() < 0.1
+
+
+def test_shipped_lora_fits_the_shipped_model():
+    from lib_oms.embedded.load import LORA_FILE, load_pipeline
+
+    tensors = load_file(MODEL_DIR / "lora" / LORA_FILE)
+    unet = load_pipeline().unet
+    before = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
+    merge_lora(unet, tensors)
+    changed = [name for name, tensor in unet.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert len(changed) == sum(name.endswith("lora_A.weight") for name in tensors)
+
+
+def run_cli(*words: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "lib_oms", *words], capture_output=True, text=True, timeout=900, check=False
+    )
+
+
+def test_unknown_sampler_is_refused_with_the_list():
+    done = run_cli("evaluate", "--embedded", "--sampler", "Magic")
+    assert done.returncode == 2
+    assert "DDIM" in done.stderr
+    assert "Euler" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["DDIM", "Euler"])
+def test_one_more_step_brings_brightness_to_what_captions_ask_for(tmp_path, sampler):
+    done = run_cli(
+        "evaluate", "--embedded", "--count", "50", "--seed", "77", "--cfg", "3", "--sampler", sampler, "--json",
+        "--out", str(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["ratio"] > 2.5  # of 500 pictures it is above 4: see the model card
+    assert result["mean_black"] < 0.1
+    assert result["mean_white"] > 0.9
+    assert result["obedience_spearman"] > 0.9
+    assert result["colour_accuracy"] >= 0.9
+    assert len(list(tmp_path.glob("*.png"))) == 2
+
+
+@pytest.mark.slow
+def test_the_script_remakes_the_whole_folder(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "lib_oms.embedded.make", "--scale", "0.002", "--out", str(tmp_path / "model"),
+         "--work", str(tmp_path / "work")],
+        capture_output=True, text=True, timeout=900, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    shipped = {path.relative_to(MODEL_DIR) for path in MODEL_DIR.rglob("*.safetensors")}
+    assert {path.relative_to(tmp_path / "model") for path in (tmp_path / "model").rglob("*.safetensors")} == shipped
