@@ -155,12 +155,13 @@ def encode_examples(
     }
 
     def encode_pictures() -> Callable[[Sequence[Path]], torch.Tensor]:
-        vae = load_vae(encoders.vae).to(workers.device)
+        # Channels last: convolutions take half the time on a CPU.
+        vae = load_vae(encoders.vae).to(workers.device, memory_format=torch.channels_last)
 
         def encode(paths: Sequence[Path]) -> torch.Tensor:
             with ThreadPoolExecutor(workers.threads) as pool:
                 pixels = torch.stack(list(pool.map(lambda path: load_picture(path, resolution), paths)))
-            return scaled_latents(vae, pixels.to(workers.device))
+            return scaled_latents(vae, pixels.to(workers.device, memory_format=torch.channels_last))
 
         return encode
 
