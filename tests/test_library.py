@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from lib_oms.errors import ModuleFileError, SettingError
-from lib_oms.library import find, fits, scan
+from lib_oms.library import find, fits, identify, scan
 from lib_oms.unet import OMSUNet, OMSUNetConfig
 
 CONFIG = {
@@ -103,6 +103,16 @@ def test_base_modules_are_told_apart_by_what_they_were_published_as(tmp_path, mo
     (entry,) = scan([tmp_path])
     assert entry.latents == latents
     assert entry.problem is None
+
+
+def test_identify_tells_what_scan_tells(tmp_path, modules):
+    publish(modules[1024], tmp_path / "oms_b_openclip_xl")
+    modules[2048].save_pretrained(tmp_path / "m.safetensors", metadata={"oms.latents": "oms-demo"})
+    for entry in scan([tmp_path]):
+        assert identify(entry.path) == (entry.latents, entry.text_encoder)
+    assert identify(tmp_path / "oms_b_openclip_xl") == ("sdxl", "openclip")
+    with pytest.raises(ModuleFileError, match="there is no such file or folder"):
+        identify(tmp_path / "nothing")
 
 
 def test_what_fits(tmp_path, modules):
