@@ -20,7 +20,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from diffusers.training_utils import EMAModel
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -246,6 +245,8 @@ def train_unet(
     :param snapshot: where the average is written every 300 steps, for whoever wants to look before the end.
     """
     unet = channels_last(unet).train()
+    from diffusers.training_utils import EMAModel  # not beside the transformers that AUTOMATIC1111 pins
+
     ema = EMAModel(unet.parameters(), decay=decay, use_ema_warmup=True, power=0.8)
     loss_of = denoising_loss(unet, latents, table, rows, seed, batch=32)
     for step, _ in training_steps(title, list(unet.parameters()), rate, steps, loss_of):
