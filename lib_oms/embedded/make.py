@@ -40,14 +40,15 @@ from lib_oms.embedded.build import (
 from lib_oms.embedded.lora import LoRALayers
 
 PICTURES = 6_000
-STYLE_PICTURES = 1_200
-PSI_PICTURES = 3_000
+STYLE_PICTURES = 800
+PSI_PICTURES = 2_500
 VAE_STEPS_SMALL, VAE_STEPS_FULL = 700, 200
 TEXT_STEPS = 400
-UNET_STEPS = 1_800
-STYLE_STEPS = 220
-LORA_STEPS = 220
-PSI_STEPS = 1_000
+# The rate's cosine is laid out over more steps than are run: the weights' moving average stands in for its slow end.
+UNET_STEPS, UNET_SCHEDULE = 1_500, 1_800
+STYLE_STEPS = 150
+LORA_STEPS = 150
+PSI_STEPS = 800
 
 
 def to_tensor(pictures: np.ndarray) -> torch.Tensor:
@@ -63,15 +64,18 @@ def cosine(step: int, steps: int, *, warmup: int = 50, floor: float = 0.02) -> f
 
 
 def training_steps(
-    title: str, parameters: list[torch.nn.Parameter], rate: float, steps: int, loss_of
+    title: str, parameters: list[torch.nn.Parameter], rate: float, steps: int, loss_of, schedule: int | None = None
 ) -> Iterator[tuple[int, float]]:
-    """AdamW with a cosine rate; `loss_of(step)` gives a step's loss. Yields (step, loss) after every step."""
+    """AdamW with a cosine rate; `loss_of(step)` gives a step's loss. Yields (step, loss) after every step.
+
+    :param schedule: how many steps the cosine is laid out over; None: as many as are run.
+    """
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=1e-3, betas=(0.9, 0.99))
     running = None
     with tqdm(range(steps), desc=title, mininterval=5) as bar:
         for step in bar:
             for group in optimizer.param_groups:
-                group["lr"] = rate * cosine(step, steps)
+                group["lr"] = rate * cosine(step, schedule or steps)
             loss = loss_of(step)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -238,7 +242,7 @@ def denoising_loss(unet, latents: torch.Tensor, table: torch.Tensor, rows: torch
 
 def train_unet(
     unet: UNet2DConditionModel, latents, table, rows, seed: int, steps: int, rate: float, title: str, decay: float,
-    snapshot: Path,
+    snapshot: Path, schedule: int | None = None,
 ) -> UNet2DConditionModel:  # fmt: skip
     """Trains all of a denoiser and returns it with the moving average of its weights.
 
@@ -249,7 +253,7 @@ def train_unet(
 
     ema = EMAModel(unet.parameters(), decay=decay, use_ema_warmup=True, power=0.8)
     loss_of = denoising_loss(unet, latents, table, rows, seed, batch=32)
-    for step, _ in training_steps(title, list(unet.parameters()), rate, steps, loss_of):
+    for step, _ in training_steps(title, list(unet.parameters()), rate, steps, loss_of, schedule):
         ema.step(unet.parameters())
         if step % 300 == 299:
             names = [name for name, _ in unet.named_parameters()]
@@ -379,8 +383,9 @@ def make(out: Path, work: Path, seed: int, scale: float) -> None:
     if stage("unet", out / "unet"):
         torch.manual_seed(seed + 20)
         unet = train_unet(
-            build_unet(), latents, table, rows, seed + 21, n(UNET_STEPS), 1e-3, "unet", 0.998, work / "unet.safetensors"
-        )
+            build_unet(), latents, table, rows, seed + 21, n(UNET_STEPS), 1e-3, "unet", 0.998,
+            work / "unet.safetensors", n(UNET_SCHEDULE),
+        )  # fmt: skip
         save_part(unet, out / "unet")
         finished("unet")
 
