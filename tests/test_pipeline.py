@@ -35,6 +35,7 @@ from diffusers import (
 )
 from module_helpers import Forwards, tiny_encoder, tiny_module, write_module
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 from lib_oms.errors import OMSError
 from lib_oms.module import OMSModule
@@ -112,7 +113,7 @@ def build_pipe(kind: str, folder: Path) -> Any:
         pipe = StableDiffusionPipeline(
             vae=vae,
             text_encoder=tower.model,
-            tokenizer=tower.tokenizer,
+            tokenizer=CLIPTokenizer.from_pretrained(str(folder / "tokenizer")),
             unet=tiny_unet(tower.width),
             scheduler=scheduler,
             safety_checker=None,
@@ -126,9 +127,9 @@ def build_pipe(kind: str, folder: Path) -> Any:
         pipe = StableDiffusionXLPipeline(
             vae=vae,
             text_encoder=one.model,
-            tokenizer=one.tokenizer,
+            tokenizer=CLIPTokenizer.from_pretrained(str(folder / "tokenizer")),
             text_encoder_2=two.model,
-            tokenizer_2=two.tokenizer,
+            tokenizer_2=CLIPTokenizer.from_pretrained(str(folder / "tokenizer_2")),
             unet=unet,
             scheduler=scheduler,
             add_watermarker=False,

@@ -103,6 +103,16 @@ def test_plain_prompts_equal_transformers(encoder: TextEncoder, prompt: str) -> 
     torch.testing.assert_close(encoded[0], expected, rtol=0, atol=1e-5)
 
 
+def test_a_slow_tokenizer_may_be_given_too(tmp_path: Path) -> None:
+    from transformers import CLIPTokenizer
+
+    slow = CLIPTokenizer.from_pretrained(str(write_tokenizer(tmp_path / "t", pad_token="!")))
+    encoder = OpenCLIPEncoder(text_model(VIT_H, 1), slow)
+    for prompt in PLAIN:
+        expected = of_transformers(encoder.towers[0], prompt)
+        torch.testing.assert_close(encoder.encode([prompt])[0], expected, rtol=0, atol=1e-5)
+
+
 def test_openclip_is_the_last_layer_after_the_final_norm(openclip: OpenCLIPEncoder) -> None:
     (tower,) = openclip.towers
     norm = next(m for name, m in tower.model.named_modules() if name.endswith("final_layer_norm"))
