@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 3
-SIZE = 128
+SIZE = 64
 
 WATCHER = '''
 import os

@@ -53,7 +53,7 @@ def before_sampling(p: Any, args: Sequence[Any], noise: Tensor) -> None:
 def _take_the_step(p: Any, settings: OMSSettings, noise: Tensor) -> None:
     latents = host.latents_of(p.sd_model)
     if latents is None or noise.ndim != 4 or noise.shape[1] != 4:
-        raise NotApplicable("the loaded model has other latents than SD1.x, SD2.x and SDXL")
+        raise NotApplicable("the loaded model has other latents than SD1.x or SD2.x or SDXL")
     entry = offer.choose(settings.module, latents)
     with host.plain_torch():
         request = Request(
