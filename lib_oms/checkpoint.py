@@ -50,8 +50,6 @@ def save_checkpoint(
         (temporary / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
         for file in (*sorted(temporary.iterdir()), temporary):
             _flush_to_disk(file)
-        if path.exists():
-            shutil.rmtree(path)
         temporary.rename(path)
         _flush_to_disk(folder)
     except (OSError, SafetensorError) as error:

@@ -18,12 +18,12 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import importlib.metadata
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,12 +46,11 @@ if TYPE_CHECKING:
 __all__ = ["TrainingData", "TrainingSettings", "add_arguments", "main", "train"]
 
 Draw = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # noise, text, x_0
+PACKAGES = ("torch", "diffusers", "accelerate")  # their versions stand in the module's file
 TEXT_FOLDER = re.compile(r"(oms_)?(text_encoder|tokenizer)(_2)?")
 
 
-def train(
-    settings: TrainingSettings, data: TrainingData | None = None, config: OMSUNetConfig | None = None
-) -> Path:
+def train(settings: TrainingSettings, data: TrainingData | None = None, config: OMSUNetConfig | None = None) -> Path:
     """Trains psi, or continues a training that was interrupted, and returns the folder of the finished module.
 
     The module is written to `<output>/oms_module`; checkpoints, log and cache lie in `<output>/training`.
@@ -66,7 +65,7 @@ def train(
     """
     settings.validate()
     accelerator = _make_accelerator(settings)
-    is_main = accelerator.is_main_process
+    share = _share_of_batch(settings, accelerator.num_processes)[accelerator.process_index]
     work = Path(settings.output) / "training"
     if data is None:
         data = _encode(settings, accelerator, work / "cache")
@@ -76,16 +75,8 @@ def train(
         config = getattr(OMSUNetConfig, settings.size)(cross_attention_dim=data.text.shape[-1])
         config = dataclasses.replace(config, in_channels=channels, out_channels=channels)
     _check_fit(config, channels, data.text.shape[-1], len(data))
-    share = _share_of_batch(settings, accelerator.num_processes)
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_seed(settings.seed, "weights"))
-        psi = OMSUNet(config)
-    psi.train().to(accelerator.device)
-    if settings.channels_last or (settings.channels_last is None and accelerator.device.type == "cpu"):
-        psi.to(memory_format=torch.channels_last)
-    if settings.gradient_checkpointing:
-        _checkpoint_gradients(psi)
+    psi = _make_psi(settings, config, accelerator.device)
     optimizer = torch.optim.AdamW(psi.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     wrapped, stepper = accelerator.prepare(psi, optimizer)
     run = Run(settings, psi, optimizer, accelerator, work, identity)
@@ -95,8 +86,14 @@ def train(
         f"{settings.batch_size} a step, {accelerator.num_processes} process(es) on {accelerator.device.type}"
     )
 
-    parts = ahead(draws(settings, data, share[accelerator.process_index], run.step))
-    bar = tqdm(total=settings.steps, initial=run.step, desc="training psi", unit="step", disable=not is_main)
+    parts = ahead(draws(settings, data, share, run.step))
+    bar = tqdm(
+        total=settings.steps,
+        initial=run.step,
+        desc="training psi",
+        unit="step",
+        disable=not accelerator.is_main_process,
+    )
     with bar, contextlib.closing(parts):
         while run.step < settings.steps:
             for group in optimizer.param_groups:
@@ -225,6 +222,19 @@ def encode_captions(encoder: TextEncoder, captions: Sequence[str]) -> torch.Tens
     return torch.cat(states, dim=-1)
 
 
+def _make_psi(settings: TrainingSettings, config: OMSUNetConfig, device: torch.device) -> OMSUNet:
+    """psi before its first step; its weights depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_seed(settings.seed, "weights"))
+        psi = OMSUNet(config)
+    psi.train().to(device)
+    if settings.channels_last or (settings.channels_last is None and device.type == "cpu"):
+        psi.to(memory_format=torch.channels_last)
+    if settings.gradient_checkpointing:
+        _checkpoint_gradients(psi)
+    return psi
+
+
 def _check_fit(config: OMSUNetConfig, channels: int, width: int, count: int) -> None:
     if config.in_channels != channels:
         raise SettingError(f"psi takes latents of {config.in_channels} channels, but these have {channels}.")
@@ -267,9 +277,7 @@ def _facts(settings: TrainingSettings, data: TrainingData, accelerator: Any) -> 
         "training.examples": str(len(data)),
         "training.processes": str(accelerator.num_processes),
         "training.latent_size": "x".join(str(side) for side in data.latents.shape[2:]),
-        "training.versions": ", ".join([f"lib_oms {__version__}", *(
-            f"{package} {importlib.metadata.version(package)}" for package in ("torch", "diffusers", "accelerate")
-        )]),
+        "training.versions": f"lib_oms {__version__}, " + ", ".join(f"{name} {version(name)}" for name in PACKAGES),
     }
     for name in ("steps", "seed", "lr", "schedule", "warmup", "weight_decay", "batch_size", "caption_dropout",
                  "ema_decay", "precision"):  # fmt: skip

@@ -32,12 +32,17 @@ def options(tmp_path_factory):
     ]  # fmt: skip
 
 
-def start(root, *words, **options):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def start(root, *words):
     return subprocess.Popen(
-        [sys.executable, "-m", *words], cwd=root, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options,
-    )  # fmt: skip
+        [sys.executable, "-m", *words],
+        cwd=root,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        # A shell that runs the tests in the background has Ctrl-C ignored, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def finish(process):
