@@ -53,7 +53,10 @@ def save_image(
     extension: str = "png", info: str | None = None, p: Any = None, grid: bool = False,
 ) -> tuple[str, None]:
     """Writes the picture to a folder inside the data folder, one a day, numbered; gives the file's name."""
-    folder = Path(paths_internal.data_path) / path / datetime.date.today().isoformat()
+    data = Path(paths_internal.data_path)
+    folder = (data / path / datetime.date.today().isoformat()).resolve()
+    if data not in folder.parents:
+        raise ValueError(f"{path!r} is outside of the data folder {data}: pictures are saved inside it only.")
     folder.mkdir(parents=True, exist_ok=True)
     numbers = [int(m[1]) for name in os.listdir(folder) if (m := re.match(rf"{basename}-?(\d{{4,}})", name))]
     stem = f"{max(numbers, default=-1) + 1:05}" if seed is None else f"{max(numbers, default=-1) + 1:05}-{seed}"

@@ -1,7 +1,6 @@
 """The page (host file: modules/ui.py)."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -26,8 +25,7 @@ from modules.ui_components import ToolButton
 
 __all__ = ["create_ui", "plaintext_to_html"]
 
-paste_symbol = "↙️"
-random_symbol = "🎲️"
+paste_symbol = "↙"
 
 
 def create_ui() -> gr.Blocks:
@@ -53,16 +51,14 @@ def create_ui() -> gr.Blocks:
         *script_callbacks.ui_tabs_callback(),
         (settings.create_ui(), "Settings", "settings"),
     ]
-    style = (Path(paths_internal.script_path) / "page" / "style.css").read_text(encoding="utf8")
-    with gr.Blocks(
-        theme=gradio_compat.theme(), analytics_enabled=False, title="One More Step: miniature WebUI", css=style
-    ) as demo:
+    title = "One More Step: miniature WebUI"
+    with gr.Blocks(theme=gradio_compat.theme(), analytics_enabled=False, title=title) as demo:
         with gr.Row(elem_id="quicksettings"):
             checkpoint = ui_settings.create_setting_component("sd_model_checkpoint")
             checkpoint.value = checkpoint.value or shared.sd_model.sd_checkpoint_info.title
-        with gr.Tabs(elem_id="tabs"):
+        with gr.Tabs(elem_id="tabs", selected="txt2img"):
             for interface, label, ifid in tabs:
-                with gr.Tab(label, elem_id=f"tab_{ifid}"):
+                with gr.Tab(label, id=ifid, elem_id=f"tab_{ifid}"):
                     interface.render()
         checkpoint.change(
             fn=lambda value: settings.run_one(value, "sd_model_checkpoint"), inputs=[checkpoint], outputs=[checkpoint],
@@ -87,11 +83,11 @@ def _create_txt2img() -> gr.Blocks:
         with gr.Row(elem_id="txt2img_toprow"):
             with gr.Column(scale=6):
                 prompt = gr.Textbox(
-                    label="Prompt", elem_id="txt2img_prompt", show_label=False, lines=2,
+                    value="", label="Prompt", elem_id="txt2img_prompt", show_label=False, lines=2,
                     placeholder="Prompt, for example: black background",
                 )
                 negative_prompt = gr.Textbox(
-                    label="Negative prompt", elem_id="txt2img_neg_prompt", show_label=False, lines=2,
+                    value="", label="Negative prompt", elem_id="txt2img_neg_prompt", show_label=False, lines=2,
                     placeholder="Negative prompt",
                 )
             with gr.Column(scale=1, min_width=180, elem_id="txt2img_actions_column"):

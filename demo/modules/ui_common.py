@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 from modules.ui_components import ToolButton
 
-refresh_symbol = "\U0001f504"  # 🔄
+refresh_symbol = "↻"  # hosts have an emoji here, for which a bare machine has no font
 
 
 def plaintext_to_html(text: str, classname: str | None = None) -> str:

@@ -1,5 +1,6 @@
 """Components that extensions import (host file: modules/ui_components.py)."""
 
+from functools import wraps
 from typing import Any
 
 import gradio as gr
@@ -13,6 +14,7 @@ class FormComponent:
 class ToolButton(gr.Button, FormComponent):
     """A small button with one symbol as its text."""
 
+    @wraps(gr.Button.__init__)  # gradio 4 reads from the signature what it sends to the browser
     def __init__(self, value: str = "", tooltip: str | None = None, **kwargs: Any) -> None:
         classes = kwargs.pop("elem_classes", None) or []
         classes = [classes] if isinstance(classes, str) else classes
@@ -52,6 +54,7 @@ class InputAccordion(gr.Checkbox):
 
     _count = 0
 
+    @wraps(gr.Checkbox.__init__)
     def __init__(
         self, value: bool = False, label: str = "Accordion", elem_id: str | None = None, **kwargs: Any
     ) -> None:

@@ -15,7 +15,7 @@ CONTENT_SECURITY_POLICY = (
 
 def _files() -> dict[str, Path]:
     """Page files by the name they are served under."""
-    files = {"demo.js": Path(paths_internal.script_path) / "page" / "demo.js"}
+    files = {name: Path(paths_internal.script_path) / "page" / name for name in ("demo.js", "style.css")}
     for suffix in (".js", ".mjs"):
         for folder, file in scripts.list_scripts("javascript", suffix):
             files[f"{Path(folder).name}/{file.name}"] = file

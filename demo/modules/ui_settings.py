@@ -46,9 +46,9 @@ class UiSettings:
             with gr.Row():
                 apply = gr.Button("Apply settings", variant="primary", elem_id="settings_submit")
             result = gr.HTML(elem_id="settings_result")
-            with gr.Tabs(elem_id="settings"):
+            with gr.Tabs(elem_id="settings", selected=next(iter(sections))[0]):
                 for (section_id, title), keys in sections.items():
-                    with gr.Tab(title, elem_id=f"settings_{section_id}"):
+                    with gr.Tab(title, id=section_id, elem_id=f"settings_{section_id}"):
                         for key in keys:
                             made = create_setting_component(key)
                             if not shared.opts.data_labels[key].do_not_save:

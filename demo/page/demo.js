@@ -44,12 +44,15 @@
         if (!watching) {
             watching = true;
             document.body.classList.add("demo-generating");
+            const log = byId("html_log_txt2img");
+            log.querySelectorAll(".performance").forEach((old) => old.classList.add("of-last-time"));
             const done = new MutationObserver(() => {
+                if (!log.querySelector(".performance:not(.of-last-time)")) return;
                 done.disconnect();
                 watching = false;
                 document.body.classList.remove("demo-generating");
             });
-            done.observe(byId("html_log_txt2img"), { childList: true, subtree: true, characterData: true });
+            done.observe(log, { childList: true, subtree: true });
             watch();
         }
         return args;
