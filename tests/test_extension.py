@@ -5,9 +5,11 @@ Expected latents are computed here, from the module and from the noise level tha
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import requests
@@ -72,6 +74,12 @@ def module(untrained: Path) -> OMSModule:
 @pytest.fixture(scope="session")
 def alphas_cumprod(untrained: Path) -> torch.Tensor:
     return DDIMScheduler.from_pretrained(untrained / "scheduler").alphas_cumprod
+
+
+def _forge_objects(prediction_type: str) -> SimpleNamespace:
+    """What Forge keeps of a loaded model, down to the predictor."""
+    predictor = SimpleNamespace(prediction_type=prediction_type)
+    return SimpleNamespace(unet=SimpleNamespace(model=SimpleNamespace(predictor=predictor)))
 
 
 def x0hat(module: OMSModule, noise: torch.Tensor, prompt: str, scale: float = 1.0, negative: str = "") -> torch.Tensor:
@@ -236,6 +244,24 @@ def test_it_is_not_offered_for_img2img(webui: WebUI) -> None:
     assert "one more step" not in scripts.get("img2img", [])
 
 
+@pytest.mark.parametrize(
+    ("facts", "latents"),
+    [
+        ({"is_sd1": True}, "sd"),
+        ({"is_sd2": True, "scale_factor": 0.18215}, "sd"),
+        ({"is_sdxl": True, "scale_factor": torch.tensor(0.13025)}, "sdxl"),
+        ({"is_sdxl": True, "model_config": SimpleNamespace(latent_format=SimpleNamespace(scale_factor=0.5))}, None),
+        ({"is_sd1": False, "is_sdxl": False}, None),
+        ({"is_sd1": True, "forge_objects": _forge_objects("const")}, None),
+        ({"is_sd1": True, "forge_objects": _forge_objects("v_prediction")}, "sd"),
+    ],
+)
+def test_latents_by_what_a_real_hosts_model_says_of_itself(webui: WebUI, facts: dict, latents: str | None) -> None:
+    from lib_oms.webui import host  # the running host has made its `modules` importable
+
+    assert host.latents_of(SimpleNamespace(**facts)) == latents
+
+
 # Infotext
 
 
@@ -276,6 +302,20 @@ def test_infotext_of_a_plain_picture_turns_the_step_off(webui: WebUI) -> None:
     again = webui.txt2img(infotext=plain.infotext, styles=[], sampler_name="Euler")
     assert again.infotext == plain.infotext
     assert again.images == plain.images
+
+
+def test_renamed_module_is_known_by_its_fingerprint(webui: WebUI) -> None:
+    first = webui.txt2img(True, MODULE, "night", sampler_name="Euler")
+    old = first.infotext.replace(f"OMS model: {MODULE} [", "OMS model: its old name [")
+    again = webui.txt2img(infotext=old, styles=[], sampler_name="Euler")
+    assert again.infotext == first.infotext
+
+
+def test_module_that_holds_something_else_now_is_not_used_in_its_place(webui: WebUI) -> None:
+    first = webui.txt2img(True, MODULE, "night", sampler_name="Euler")
+    other = re.sub(r"\[[0-9a-f]{10}\], OMS prompt", "[0123456789], OMS prompt", first.infotext)
+    with pytest.raises(RequestFailed, match=re.escape(f"no OMS module named '{MODULE} [0123456789]'")):
+        webui.txt2img(infotext=other, styles=[], sampler_name="Euler")
 
 
 def test_arguments_win_over_infotext(webui: WebUI) -> None:
@@ -377,7 +417,7 @@ def test_extension_that_cannot_be_imported_says_so_and_stops_nothing(tmp_path: P
         assert webui.txt2img(sampler_name="Euler").seen
         assert webui.txt2img(False, sampler_name="Euler").seen
         for asks in (True, {"prompt": "night"}):
-            with pytest.raises(RequestFailed, match="cannot be used: ModuleNotFoundError: .*lib_oms.unet"):
+            with pytest.raises(RequestFailed, match=r"cannot be used: ModuleNotFoundError: .*lib_oms\.unet"):
                 webui.txt2img(asks, sampler_name="Euler")
         assert "One More Step cannot be used" in webui.get("/config").text
     finally:
