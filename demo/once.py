@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def brightness(image: Image.Image) -> float:
 
 
 def generate(url: str, request: dict) -> tuple[Image.Image, str]:
-    """The first picture of a txt2img request, and its infotext. Raises RuntimeError with the server's message."""
+    """The first picture of a txt2img request, and its infotext. Raises RuntimeError with the server's answer."""
     body = json.dumps(request).encode()
     call = urllib.request.Request(f"{url}/sdapi/v1/txt2img", body, {"Content-Type": "application/json"})
     try:
@@ -35,15 +36,17 @@ def generate(url: str, request: dict) -> tuple[Image.Image, str]:
 
 
 def run(argv: list[str]) -> int:
-    """Prints the brightness of both pictures and where they are; 1 if the second one was made without the step."""
+    """Prints the brightness of both pictures and where they are; 1 if either failed or the step did not run."""
     with server.start(["--port", "0", *argv]) as running:
         from modules import paths_internal
 
         request = {"prompt": PROMPT, "seed": SEED, "steps": 20, "sampler_name": "Euler", "cfg_scale": 3.0}
-        raw, _ = generate(running.url, request)
-        stepped, infotext = generate(
-            running.url, {**request, "alwayson_scripts": {"One More Step": {"args": [True]}}}
-        )
+        with_step = {**request, "alwayson_scripts": {"One More Step": {"args": [True]}}}
+        try:
+            (raw, _), (stepped, infotext) = generate(running.url, request), generate(running.url, with_step)
+        except RuntimeError as error:
+            print(error, file=sys.stderr)
+            return 1
         print(f'prompt: "{PROMPT}", seed {SEED}')
         for name, image in (("raw", raw), ("OMS", stepped)):
             file = Path(paths_internal.data_path) / f"once-{name.lower()}.png"

@@ -15,7 +15,10 @@ def parse_command_line(argv: list[str]) -> None:
     parser = cmd_args.make_parser()
     script_loading.preload_extensions(folders, parser)
     shared_cmd_options.use(parser, argv)
-    paths_internal.use(shared_cmd_options.cmd_opts.data_dir)
+    cmd_opts = shared_cmd_options.cmd_opts
+    paths_internal.use(cmd_opts.data_dir)
+    if getattr(cmd_opts, "oms_models_dir", "") is None and cmd_opts.model != parser.get_default("model"):
+        cmd_opts.oms_models_dir = cmd_opts.model  # a model folder from elsewhere brings its own OMS module along
 
 
 def initialize(argv: list[str]) -> None:

@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -92,6 +93,15 @@ def select_checkpoint() -> CheckpointInfo:
     return chosen or next(iter(checkpoints_list.values()))
 
 
+def load_part(cls: Any, folder: Path) -> Any:
+    """A part of a diffusers folder in float32. Raises ValueError if tensors are missing, which libraries only log."""
+    part, facts = cls.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+    missing = sorted(key for key in facts["missing_keys"] if not key.endswith("position_ids"))
+    if missing:
+        raise ValueError(f"{folder} lacks {len(missing)} tensors of its config, {missing[0]} first.")
+    return part.float().eval()
+
+
 class DemoModel:
     """The loaded checkpoint, with the attributes of the host's that extensions read.
 
@@ -105,14 +115,12 @@ class DemoModel:
     cond_stage_key = "txt"
 
     def __init__(self, folder: Path) -> None:
-        def load(cls: type, part: str):
-            return cls.from_pretrained(folder / part, local_files_only=True)
-
         self.folder = folder
-        self.tokenizer = load(CLIPTokenizer, "tokenizer")
-        self.text_encoder = load(CLIPTextModel, "text_encoder").float().eval()
-        self.first_stage_model = load(AutoencoderKL, "vae").float().eval()
-        self.alphas_cumprod = load(DDIMScheduler, "scheduler").alphas_cumprod.float()
+        self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        self.text_encoder = load_part(CLIPTextModel, folder / "text_encoder")
+        self.first_stage_model = load_part(AutoencoderKL, folder / "vae")
+        scheduler = DDIMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
+        self.alphas_cumprod = scheduler.alphas_cumprod.float()
         self.device, self.dtype = devices.device, devices.dtype
         self.sd_checkpoint_info: CheckpointInfo | None = None
         self._unets: dict[str, UNet2DConditionModel] = {}
@@ -129,16 +137,17 @@ class DemoModel:
     def use_checkpoint(self, info: CheckpointInfo) -> None:
         """Puts the UNet of `info` in; each is read from disk once."""
         if info.name not in self._unets:
-            part = Path(info.filename).parent
-            unet = UNet2DConditionModel.from_pretrained(part, local_files_only=True)
-            self._unets[info.name] = unet.float().eval()
+            self._unets[info.name] = load_part(UNet2DConditionModel, Path(info.filename).parent)
         self.model.diffusion_model = self._unets[info.name]
         self.sd_checkpoint_info = info
 
     @torch.no_grad()
     def apply_model(self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
-        """The predicted noise for x in variance-preserving form: x [B, 4, h, w], t [B] or scalar, cond [B, 77k, D]."""
-        return self.unet(x, t, encoder_hidden_states=cond).sample
+        """The predicted noise for x in variance-preserving form: x [B, 4, h, w], t [B], cond [B, 77k, D].
+
+        In the dtype of x: half noise makes sampling half, as in the host, though the UNet computes in float32.
+        """
+        return self.unet(x.to(self.dtype), t, encoder_hidden_states=cond).sample.to(x.dtype)
 
     def get_learned_conditioning(self, prompts: list[str]) -> torch.Tensor:
         return prompt_parser.get_learned_conditioning(self, list(prompts))
@@ -146,7 +155,7 @@ class DemoModel:
     @torch.no_grad()
     def decode_first_stage(self, z: torch.Tensor) -> torch.Tensor:
         """Pictures [B, 3, 8h, 8w] in -1..1 of scaled latents [B, 4, h, w]."""
-        return self.first_stage_model.decode(z / self.first_stage_model.config.scaling_factor).sample
+        return self.first_stage_model.decode(z.to(self.dtype) / self.first_stage_model.config.scaling_factor).sample
 
     @torch.no_grad()
     def encode_first_stage(self, x: torch.Tensor) -> torch.Tensor:

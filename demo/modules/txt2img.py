@@ -11,9 +11,9 @@ from PIL import Image
 
 
 def txt2img(
-    id_task: Any, prompt: str, negative_prompt: str, sampler_name: str, scheduler: str, steps: float, n_iter: float,
-    batch_size: float, cfg_scale: float, width: float, height: float, seed: float, subseed: float,
-    subseed_strength: float, override_settings_texts: list[str], *script_args: Any,
+    prompt: str, negative_prompt: str, sampler_name: str, scheduler: str, steps: float, n_iter: float,
+    batch_size: float, cfg_scale: float, width: float, height: float, seed: float | None, subseed: float | None,
+    subseed_strength: float, override_settings_texts: list[str] | None, *script_args: Any,
 ) -> tuple:
     """Pictures for the gallery, "info" as JSON, the first infotext, and comments, from the page's values."""
     p = processing.StableDiffusionProcessingTxt2Img(

@@ -79,7 +79,6 @@ def create_ui() -> gr.Blocks:
 
 def _create_txt2img() -> gr.Blocks:
     with gr.Blocks(analytics_enabled=False) as interface:
-        task = gr.Textbox(visible=False, elem_id="txt2img_task", value="")
         with gr.Row(elem_id="txt2img_toprow"):
             with gr.Column(scale=6):
                 prompt = gr.Textbox(
@@ -134,13 +133,12 @@ def _create_txt2img() -> gr.Blocks:
                 infotext = gr.HTML(elem_id="html_info_txt2img", elem_classes=["infotext"])
                 html_log = gr.HTML(elem_id="html_log_txt2img", elem_classes=["html-log"])
                 generation_info = gr.Textbox(visible=False, elem_id="generation_info_txt2img")
-                chosen = gr.Number(visible=False, value=-1, precision=0, elem_id="txt2img_chosen")
 
         generate = {
             "fn": wrap_gradio_gpu_call(txt2img.txt2img, extra_outputs=[None, "", ""]),
             "_js": "demo.submit",
-            "inputs": [task, prompt, negative_prompt, sampler_name, scheduler, steps, n_iter, batch_size, cfg_scale,
-                       width, height, seed, subseed, strength, override_settings, *custom_inputs],
+            "inputs": [prompt, negative_prompt, sampler_name, scheduler, steps, n_iter, batch_size, cfg_scale, width,
+                       height, seed, subseed, strength, override_settings, *custom_inputs],
             "outputs": [gallery, generation_info, infotext, html_log],
             "show_progress": False,
         }
@@ -148,7 +146,6 @@ def _create_txt2img() -> gr.Blocks:
         prompt.submit(**generate)
         interrupt.click(fn=shared.state.interrupt, inputs=[], outputs=[], queue=False)
         gallery.select(fn=_infotext_of_selected, inputs=[generation_info, infotext], outputs=[infotext])
-        chosen.do_not_save_to_config = True
     fields = [
         PasteField(prompt, "Prompt", api="prompt"),
         PasteField(negative_prompt, "Negative prompt", api="negative_prompt"),

@@ -1,5 +1,6 @@
 """The settings tab, made from the options (host file: modules/ui_settings.py)."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +17,9 @@ def create_setting_component(key: str) -> Any:
     component = info.component or _component_for(info.default)
     if info.do_not_save:
         return component(value=info.default, **arguments)
-    made = component(label=info.label, value=value, elem_id=f"setting_{key}", **arguments)
     if info.comment_after:
-        gr.HTML(f"<small>{info.comment_after}</small>")
+        arguments.setdefault("info", re.sub(r"<[^>]*>", "", info.comment_after).strip())
+    made = component(label=info.label, value=value, elem_id=f"setting_{key}", **arguments)
     if info.refresh is not None:
         ui_common.create_refresh_button(made, info.refresh, info.component_args, f"refresh_{key}")
     return made

@@ -16,7 +16,6 @@ from modules import (
     errors,
     images,
     infotext_utils,
-    progress,
     script_callbacks,
     scripts,
     sd_models,
@@ -183,7 +182,6 @@ class Api:
         return {i: value for i, value in values.items() if value is not None}
 
     def text2imgapi(self, txt2imgreq: StableDiffusionTxt2ImgProcessingAPI) -> dict:  # type: ignore[valid-type]
-        task_id = txt2imgreq.force_task_id or progress.create_task_id("txt2img")
         from_infotext = self.apply_infotext(txt2imgreq)
         runner = scripts.scripts_txt2img
         selected = self.get_script(txt2imgreq.script_name, runner.selectable_scripts)
@@ -202,12 +200,10 @@ class Api:
             p.is_api = True
             p.scripts = runner
             shared.state.begin(job="scripts_txt2img")
-            progress.start_task(task_id)
             try:
                 p.script_args = tuple(script_args)
                 processed = runner.run(p, *p.script_args) if selected is not None else process_images(p)
             finally:
-                progress.finish_task(task_id)
                 shared.state.end()
         pictures = [encode_pil_to_base64(image) for image in processed.images] if txt2imgreq.send_images else []
         return {"images": pictures, "parameters": jsonable_encoder(models.dump(txt2imgreq)), "info": processed.js()}
