@@ -128,11 +128,10 @@ class Pictures:
 
 def evaluate(
     painter: Painter, *, variant: str, sampler: str, steps: int, cfg: float, scale: float, count: int, seed: int,
-    small: int | None = None,
+    small: int,
 ) -> tuple[Evaluation, Pictures]:  # fmt: skip
-    """Measures distances on `count` captions, and obedience on `small` pictures a prompt (None: 8 to 20)."""
+    """Measures distances on `count` captions; black, white and obedience on `small` pictures a prompt."""
     began = time.monotonic()
-    small = small or min(20, max(8, count // 25))
     total = 2 * count + 4 * small + (len(LADDER) + len(ASKED_COLOURS)) * small
     with tqdm(total=total, desc=f"{variant}, {sampler}, CFG {cfg:g}", unit="picture") as bar:
         painter.progress = bar.update
@@ -195,6 +194,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--embedded", action="store_true", required=True, help="measure the embedded model, the one there is today"
     )
     parser.add_argument("--count", type=_positive, default=500, help="captions whose pictures are compared with data")
+    parser.add_argument("--each", type=_positive, default=10, help="pictures for each prompt that is measured alone")
     parser.add_argument("--seed", type=int, default=1, help="of captions, data and noise")
     parser.add_argument("--cfg", type=float, default=3.0, help="guidance scale of the main model")
     parser.add_argument("--sampler", choices=tuple(SAMPLERS), default="DDIM")
@@ -218,7 +218,7 @@ def main(args: argparse.Namespace) -> int:
 
     facts = {"variant": args.model, "sampler": args.sampler, "steps": args.steps, "cfg": args.cfg, "seed": args.seed}
     painter = Painter(**facts, scale=args.oms_scale)
-    result, pictures = evaluate(painter, **facts, scale=args.oms_scale, count=args.count)
+    result, pictures = evaluate(painter, **facts, scale=args.oms_scale, count=args.count, small=args.each)
     name = f"{args.model}-{args.sampler}-cfg{args.cfg:g}".replace(" ", "_").replace("+", "p")
     args.out.mkdir(parents=True, exist_ok=True)
     written = [
