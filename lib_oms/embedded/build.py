@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -201,5 +202,19 @@ def save_part(part: torch.nn.Module, folder: Path) -> None:
 
     The scaled latents and all activations are small, so half keeps about three decimal digits of every weight.
     """
-    part.half().save_pretrained(folder, safe_serialization=True)
+    # Older savers refuse channels last, and a config tells where its part was loaded from.
+    part.half().to(memory_format=torch.contiguous_format)
+    part.save_pretrained(folder, safe_serialization=True)
     part.float()
+    if isinstance(part, CLIPTextModel):
+        _name_as_published(folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config.pop("_name_or_path", None)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _name_as_published(file: Path) -> None:
+    """Gives a text model's tensors the prefix that published files have: transformers 5 drops it, 4 needs it."""
+    prefix = "text_model."
+    tensors = {prefix + name.removeprefix(prefix): tensor for name, tensor in load_file(file).items()}
+    save_file(tensors, file, metadata={"format": "pt"})

@@ -23,6 +23,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -240,6 +241,11 @@ def denoising_loss(unet, latents: torch.Tensor, table: torch.Tensor, rows: torch
     return loss_of
 
 
+def average_decay(steps: int, decay: float) -> float:
+    """How much of a moving average stays after `steps` steps: little at first, for early weights are soon outdated."""
+    return min(decay, 1 - (1 + steps) ** -0.8)
+
+
 def train_unet(
     unet: UNet2DConditionModel, latents, table, rows, seed: int, steps: int, rate: float, title: str, decay: float,
     snapshot: Path, schedule: int | None = None,
@@ -249,17 +255,13 @@ def train_unet(
     :param snapshot: where the average is written every 300 steps, for whoever wants to look before the end.
     """
     unet = channels_last(unet).train()
-    from diffusers.training_utils import EMAModel  # not beside the transformers that AUTOMATIC1111 pins
-
-    ema = EMAModel(unet.parameters(), decay=decay, use_ema_warmup=True, power=0.8)
+    average = AveragedModel(unet, avg_fn=lambda kept, new, steps: kept.lerp(new, 1 - average_decay(int(steps), decay)))
     loss_of = denoising_loss(unet, latents, table, rows, seed, batch=32)
     for step, _ in training_steps(title, list(unet.parameters()), rate, steps, loss_of, schedule):
-        ema.step(unet.parameters())
+        average.update_parameters(unet)
         if step % 300 == 299:
-            names = [name for name, _ in unet.named_parameters()]
-            average = {n: p.contiguous() for n, p in zip(names, ema.shadow_params, strict=True)}
-            save_file(average, snapshot)
-    ema.copy_to(unet.parameters())
+            save_file({n: p.contiguous() for n, p in average.module.named_parameters()}, snapshot)
+    unet.load_state_dict(average.module.state_dict())
     return unet.eval()
 
 
