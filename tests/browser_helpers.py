@@ -177,7 +177,7 @@ class WebUIPage:
 
     def text(self, elem_id: str) -> Locator:
         """The field of a textbox."""
-        return self.find(elem_id, "textarea, input")
+        return self.find(elem_id, ":is(textarea, input)")
 
     def number(self, elem_id: str) -> Locator:
         """The field of a number or of a slider."""
@@ -197,7 +197,7 @@ class WebUIPage:
         """Picks one choice of a dropdown."""
         field = self.text(elem_id)
         field.click()
-        self.find(elem_id, f"[role=option]:has-text('{choice}')").click()
+        self.find(elem_id, f"[data-testid=dropdown-option]:has-text('{choice}')").click()
 
     def chosen(self, elem_id: str) -> str:
         """What a dropdown shows."""
@@ -209,7 +209,7 @@ class WebUIPage:
         return self.find("oms_enabled-visible-checkbox")
 
     def open_accordion(self) -> None:
-        """Opens the accordion where it is closed, which may tick it, too."""
+        """Opens the accordion where it is closed, which ticks it, too, unless the tick box was used before."""
         if not self.find("oms_prompt").is_visible():
             self.find("oms_enabled", ".label-wrap").click()
         self.find("oms_prompt").wait_for()

@@ -87,6 +87,7 @@ def test_tick_type_generate_and_the_picture_is_dark(ui: WebUIPage) -> None:
     assert brightness(raw) > 0.3
 
     ui.tick.check()
+    ui.open_accordion()
     ui.write("oms_prompt", "black background")
     ui.generate()
     assert "OMS: True" in ui.infotext
@@ -134,6 +135,8 @@ def test_the_infotext_of_a_plain_picture_unticks(ui: WebUIPage) -> None:
 def test_a_module_that_is_gone_is_an_error_on_the_page(ui: WebUIPage, demo: DemoProcess) -> None:
     fill_in(ui, steps=1)
     ui.tick.check()
+    ui.open_accordion()
+    ui.find("oms_module_refresh").click()  # the module was added after the page was made
     ui.choose("oms_module", "vanishing")
     shutil.rmtree(demo.modules / "vanishing")
     ui.generate()

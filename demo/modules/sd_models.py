@@ -140,6 +140,7 @@ class DemoModel:
             self._unets[info.name] = load_part(UNet2DConditionModel, Path(info.filename).parent)
         self.model.diffusion_model = self._unets[info.name]
         self.sd_checkpoint_info = info
+        shared.opts.data["sd_model_checkpoint"] = info.title
 
     @torch.no_grad()
     def apply_model(self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:

@@ -55,7 +55,6 @@ def create_ui() -> gr.Blocks:
     with gr.Blocks(theme=gradio_compat.theme(), analytics_enabled=False, title=title) as demo:
         with gr.Row(elem_id="quicksettings"):
             checkpoint = ui_settings.create_setting_component("sd_model_checkpoint")
-            checkpoint.value = checkpoint.value or shared.sd_model.sd_checkpoint_info.title
         with gr.Tabs(elem_id="tabs", selected="txt2img"):
             for interface, label, ifid in tabs:
                 with gr.Tab(label, id=ifid, elem_id=f"tab_{ifid}"):

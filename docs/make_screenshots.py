@@ -1,0 +1,42 @@
+"""Remakes the README's pictures of the page: `python docs/make_screenshots.py`.
+
+Needs what the tests in a browser need: `pip install -e ".[test]"` and Chromium.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+sys.path.insert(0, str(DOCS.parent / "tests"))
+
+from browser_helpers import DemoProcess, WebUIPage, chromium, find_browser  # noqa: E402
+
+
+def main() -> int:
+    """Ticks, types and generates as a person does, in both themes."""
+    browser = find_browser()
+    if browser is None:
+        print("there is no Chromium on PATH, and CHROMIUM does not name one", file=sys.stderr)
+        return 1
+    work = Path(tempfile.mkdtemp())
+    size = {"width": 1280, "height": 1000}
+    with DemoProcess(work / "demo") as demo, chromium(work / "profile", browser, viewport=size) as context:
+        for theme in ("light", "dark"):
+            ui = WebUIPage(context, demo.url, theme)
+            ui.write("txt2img_prompt", "a red circle")
+            ui.set_number("txt2img_cfg_scale", 3)
+            ui.set_number("txt2img_seed", 3)
+            ui.open_accordion()  # ticks it, too
+            ui.write("oms_prompt", "black background")
+            ui.generate()
+            file = DOCS / "images" / f"page-{theme}.png"
+            file.parent.mkdir(exist_ok=True)
+            ui.page.screenshot(path=file, full_page=True)
+            print(file)
+            ui.page.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
