@@ -30,6 +30,7 @@ def main() -> int:
             ui.open_accordion()  # ticks it, too
             ui.write("oms_prompt", "black background")
             ui.generate()
+            ui.page.wait_for_timeout(2000)  # the gallery fades in
             file = DOCS / "images" / f"page-{theme}.png"
             file.parent.mkdir(exist_ok=True)
             ui.page.screenshot(path=file, full_page=True)
