@@ -167,9 +167,13 @@ def _make_accelerator(settings: TrainingSettings) -> Any:
     # Encoding a large folder takes longer than the ten minutes after which a waiting process gives up by default.
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=24))
     try:
-        return Accelerator(cpu=settings.cpu, mixed_precision=settings.precision, kwargs_handlers=[patience])
+        accelerator = Accelerator(cpu=settings.cpu, mixed_precision=settings.precision, kwargs_handlers=[patience])
     except ValueError as error:  # precision that the device lacks
         raise SettingError(f"precision {settings.precision}: {error}") from error
+    if settings.precision == "fp16" and accelerator.device.type == "cpu":
+        # Some releases of accelerate take it and then train in float32 without a word.
+        raise SettingError("precision fp16: needs a GPU; on a CPU use --precision no or bf16.")
+    return accelerator
 
 
 def _encode(settings: TrainingSettings, accelerator: Any, cache: Path) -> TrainingData:
