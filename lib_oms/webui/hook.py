@@ -12,7 +12,7 @@ from lib_oms.errors import OMSError
 from lib_oms.fingerprint import fingerprint
 from lib_oms.library import ModuleEntry
 from lib_oms.settings import OMSSettings
-from lib_oms.webui import host, infotext, offer
+from lib_oms.webui import host, infotext, offer, options, xyz
 from lib_oms.webui.first_step import NotApplicable, first_step
 from lib_oms.webui.loaded import LOADED
 from lib_oms.webui.request import Request, starting_noise
@@ -24,12 +24,14 @@ def before_generating(p: Any, args: Sequence[Any]) -> None:
     It is written again, and truly, before sampling; but params.txt, from which a person restores the last settings,
     is saved in between. What is wrong is left for then, too: nobody would hear of it here.
     """
+    infotext.clear(p)
+    axes = xyz.values_of(p)
     with suppress(OMSError):
-        if not OMSSettings.asked_for(args) or not host.is_first_pass(p) or host.samples_given_picture(p):
+        if not OMSSettings.asked_for(args, axes) or not host.is_first_pass(p) or host.samples_given_picture(p):
             return
         latents = host.latents_of(p.sd_model)
         if latents is not None:
-            settings = OMSSettings.from_args(args)
+            settings = OMSSettings.from_args(args, axes)
             infotext.write(p, settings, offer.choose(settings.module, latents))
 
 
@@ -37,17 +39,29 @@ def before_sampling(p: Any, args: Sequence[Any], noise: Tensor) -> None:
     """Replaces the noise that the host is about to start from, [B, 4, H/8, W/8], by x_T.
 
     Pictures to which the step does not apply are made without it, and say so. Everything that goes wrong makes the
-    request fail: a picture that silently ignored its OMS settings would be worse than none.
+    request fail, unless the settings page says to go on and say so: a picture that silently ignored its OMS settings
+    would be worse than none.
     """
+    axes = xyz.values_of(p)
     try:
-        if OMSSettings.asked_for(args) and host.is_first_pass(p):
+        if OMSSettings.asked_for(args, axes) and host.is_first_pass(p):
             infotext.clear(p)
-            _take_the_step(p, OMSSettings.from_args(args), noise)
+            _take_the_step(p, OMSSettings.from_args(args, axes), noise)
     except NotApplicable as reason:
-        host.say_skipped(p, str(reason))
+        host.say_without(p, f"skipped: {reason}")
         infotext.write_skipped(p, str(reason))
     except Exception as error:
+        _fail(p, error)
+
+
+def _fail(p: Any, error: Exception) -> None:
+    if not options.continues_on_failure():
         host.fail(p, error)
+        return
+    reason = host.message(error)
+    host.say_without(p, f"failed, the picture is made without it: {reason}")
+    infotext.clear(p)
+    infotext.write_failed(p, reason)
 
 
 def _take_the_step(p: Any, settings: OMSSettings, noise: Tensor) -> None:
@@ -66,8 +80,8 @@ def _take_the_step(p: Any, settings: OMSSettings, noise: Tensor) -> None:
             first=first_step(p),
         )
         x_T = _run(request, entry)
-    host.replace_noise(p, noise, x_T)
     infotext.write(p, settings, entry)
+    host.replace_noise(p, noise, x_T)  # last, when nothing is left that could fail
 
 
 def _run(request: Request, entry: ModuleEntry) -> Tensor:
