@@ -155,8 +155,8 @@ class RequestFailed(Exception):  # noqa: N818
 class WebUI:
     """The miniature WebUI in this process, with this repository as an extension and the watcher as another."""
 
-    def __init__(self, folder: Path, host_style: str, model: Path, *extra: str) -> None:
-        arguments = self._prepare(folder, host_style, model, ROOT)
+    def __init__(self, folder: Path, host_style: str, model: Path, *extra: str, extension: Path = ROOT) -> None:
+        arguments = self._prepare(folder, host_style, model, extension)
         from demo import server  # not at the top: the newest libraries' environment has no gradio
 
         self._server = server.start([*arguments, "--port", "0", *extra])
