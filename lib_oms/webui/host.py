@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from lib_oms.errors import OMSError
 
+_no_memory_left = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 SCALE_FACTORS = {"sd": 0.18215, "sdxl": 0.13025}
 """What the VAE's latents are multiplied with (scaling_factor in their published configs), by kind of latents."""
 
@@ -97,6 +99,11 @@ def replace_noise(p: Any, noise: Tensor, x: Tensor) -> None:
     noise.copy_(x)
 
 
+def failures_stop() -> bool:
+    """The setting "When OMS fails": whether the request fails too, or the picture is made without the step."""
+    return getattr(shared.opts, "oms_on_failure", "stop") != "continue without it"
+
+
 def fail(p: Any, error: Exception) -> None:
     """Makes this request fail with the error's message.
 
@@ -106,16 +113,20 @@ def fail(p: Any, error: Exception) -> None:
 
     def sample(*args: Any, **kwargs: Any) -> Any:
         del sampler.sample  # uncovers the class's own
-        raise OMSError(f"One More Step: {_message(error)}") from error
+        raise OMSError(f"One More Step: {message(error)}") from error
 
     sampler.sample = sample
 
 
-def _message(error: Exception) -> str:
+def message(error: Exception) -> str:
+    """What a person is told of an error, and what to do about it."""
     if isinstance(error, OMSError):
         return str(error)
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return f"the device has too little free memory for the OMS module. {error}"
+    if isinstance(error, torch.cuda.OutOfMemoryError) or _no_memory_left.search(str(error)):
+        return (
+            "there is too little free memory for the OMS module. Take a smaller module, set the memory policy to "
+            f"'keep in RAM', or free memory. {type(error).__name__}: {error}"
+        )
     return f"{type(error).__name__}: {error}"
 
 
