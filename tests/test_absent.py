@@ -69,5 +69,5 @@ def test_an_accordion_that_cannot_be_made_says_why(uninstalled: WebUI, request: 
     assert "One More Step cannot be used: AttributeError" in webui.get("/config").text
     assert webui.txt2img(**QUICK).seen
     assert webui.txt2img(False, **QUICK).seen
-    with pytest.raises(RequestFailed, match="cannot be used: AttributeError: .*ToolButton"):
+    with pytest.raises(RequestFailed, match=r"cannot be used: AttributeError: .*ToolButton"):
         webui.txt2img(True, "Automatic", "night", **QUICK)

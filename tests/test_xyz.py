@@ -1,4 +1,4 @@
-"""The axes in the X/Y/Z plot of a running WebUI: what each cell gets, what is refused, and that nothing is left over."""
+"""The axes in the X/Y/Z plot of a running WebUI: what each cell gets, what is refused, and nothing left over."""
 
 from collections.abc import Iterator
 from typing import Any

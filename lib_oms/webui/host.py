@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from lib_oms.webui import options
 TITLE = "One More Step"
 """The script's title, by which hosts and requests know it."""
 
+_no_memory_left = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 SCALE_FACTORS = {"sd": 0.18215, "sdxl": 0.13025}
 """What the VAE's latents are multiplied with (scaling_factor in their published configs), by kind of latents."""
 
@@ -124,17 +126,20 @@ def fail(p: Any, error: Exception) -> None:
 
 
 def message(error: Exception) -> str:
-    """What a person can act on."""
+    """What a person is told of an error, and what to do about it."""
     if isinstance(error, OMSError):
         return str(error)
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return f"the device has too little free memory for the OMS module. {error}"
+    if isinstance(error, torch.cuda.OutOfMemoryError) or _no_memory_left.search(str(error)):
+        return (
+            "there is too little free memory for the OMS module. Take a smaller module, set the memory policy to "
+            f"'keep in RAM', or free memory. {type(error).__name__}: {error}"
+        )
     return f"{type(error).__name__}: {error}"
 
 
-def say_without(p: Any, why: str) -> None:
+def say_skipped(p: Any, reason: str) -> None:
     """Tells a person on the page and in the console that the picture is made without the step."""
-    text = f"One More Step {why}"
+    text = f"One More Step skipped: {reason}"
     print(text)
     p.comment(text)
 

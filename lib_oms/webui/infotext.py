@@ -10,8 +10,7 @@ from lib_oms.settings import SETTINGS, OMSSettings, Setting, from_infotext
 from lib_oms.webui import offer, options
 
 SKIPPED = "OMS skipped"
-FAILED = "OMS failed"
-_LABELS = (*(setting.infotext for setting in SETTINGS), SKIPPED, FAILED)
+_LABELS = (*(setting.infotext for setting in SETTINGS), SKIPPED)
 
 
 def write(p: Any, settings: OMSSettings, entry: ModuleEntry) -> None:
@@ -22,11 +21,6 @@ def write(p: Any, settings: OMSSettings, entry: ModuleEntry) -> None:
 def write_skipped(p: Any, reason: str) -> None:
     """That the picture was made without the step, and why."""
     p.extra_generation_params[SKIPPED] = reason
-
-
-def write_failed(p: Any, reason: str) -> None:
-    """That the picture was made without the step, which was asked for and failed."""
-    p.extra_generation_params[FAILED] = reason
 
 
 def clear(p: Any) -> None:

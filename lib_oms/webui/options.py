@@ -33,8 +33,8 @@ def _all() -> dict[str, OptionInfo]:
             "a picture made without it says so in its infotext and on the page"
         ),
         "oms_memory_policy": OptionInfo(
-            KEEP_IN_RAM, "OMS model after use", gr.Radio, {"choices": list(MEMORY_POLICIES)}
-        ).info("the device's memory belongs to the sampler in all cases but the first"),
+            KEEP_IN_RAM, "OMS memory policy", gr.Radio, {"choices": list(MEMORY_POLICIES)}
+        ).info("what becomes of the OMS model and its text encoder after each use"),
         "oms_paste_unticks": OptionInfo(
             True, "Pasting the infotext of a picture made without One More Step unticks it"
         ),
