@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,13 @@ from lib_oms.errors import ModuleFileError, OMSError
 from lib_oms.library import identify
 from lib_oms.text import KINDS, TextEncoder, load_text_encoder
 from lib_oms.unet import OMSUNet, predict_v
+
+
+class Texts(NamedTuple):
+    """Encoded prompts and negative prompts of B pictures, each [77 * k, D] with its own k; no negatives at scale 1."""
+
+    conds: Sequence[Tensor]
+    unconds: Sequence[Tensor]
 
 
 class OMSModule:
@@ -116,19 +124,34 @@ class OMSModule:
         Raises:
             OMSError: prompts and pictures differ in number, or the noise has another number of channels.
         """
-        count = len(noise)
+        return self.answer(noise, self.encode(len(noise), prompts, negative_prompts, guidance_scale), guidance_scale)
+
+    @torch.no_grad()
+    def encode(
+        self,
+        count: int,
+        prompts: Sequence[str],
+        negative_prompts: Sequence[str] = ("",),
+        guidance_scale: float = 1.0,
+    ) -> Texts:
+        """The text half of `predict_v`, for `count` pictures: it needs the text encoder and not psi."""
         prompts = _one_each(prompts, count, "OMS prompts")
         negatives = [] if guidance_scale == 1.0 else _one_each(negative_prompts, count, "OMS negative prompts")
         texts = self.text_encoder.encode_each([*prompts, *negatives])
-        conds, unconds = texts[:count], texts[count:]
+        return Texts(texts[:count], texts[count:])
+
+    @torch.no_grad()
+    def answer(self, noise: Tensor, texts: Texts, guidance_scale: float = 1.0) -> tuple[Tensor, Tensor | None]:
+        """The other half: psi and not the text encoder."""
+        conds, unconds = texts
         x_T = noise.to(self.device)
         v_cond = torch.empty_like(x_T)
-        v_uncond = torch.empty_like(x_T) if negatives else None
+        v_uncond = torch.empty_like(x_T) if unconds else None
         # The host may be under autocast, which would take psi to another precision than the one it was loaded in.
         with torch.autocast(self.device.type, enabled=False):
             for pictures in _of_one_length(conds, unconds):
                 cond = torch.stack([conds[i] for i in pictures]).to(self.device)
-                uncond = torch.stack([unconds[i] for i in pictures]).to(self.device) if negatives else None
+                uncond = torch.stack([unconds[i] for i in pictures]).to(self.device) if unconds else None
                 with_prompt, without = predict_v(self.psi, x_T[pictures], cond, uncond, guidance_scale)
                 v_cond[pictures] = with_prompt
                 if v_uncond is not None:

@@ -7,15 +7,18 @@ old pictures keep their meaning.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from types import MappingProxyType
 from typing import Any
 
 from lib_oms.errors import SettingError
 
+_NONE: Mapping[str, Any] = MappingProxyType({})
 AUTOMATIC = "Automatic"
 """The module's name that stands for "whichever fits the loaded model"."""
 
@@ -37,6 +40,14 @@ class Setting:
     def type(self) -> type:
         """bool, float or str."""
         return type(self.default)
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """JSON schema of the setting's value."""
+        kinds = {bool: "boolean", float: "number", str: "string"}
+        bounds = {"minimum": self.minimum, "maximum": self.maximum} if self.type is float else {}
+        facts = {"title": self.label, "description": self.help, "type": kinds[self.type], "default": self.default}
+        return {**facts, **bounds}
 
     @property
     def allowed(self) -> str:
@@ -131,12 +142,13 @@ class OMSSettings:
             object.__setattr__(self, setting.name, setting.check(getattr(self, setting.name)))
 
     @classmethod
-    def from_args(cls, args: Sequence[Any]) -> OMSSettings:
+    def from_args(cls, args: Sequence[Any], axes: Mapping[str, Any] = _NONE) -> OMSSettings:
         """Settings from what the host passes to a script: a list in the order of the fields, or a shorter one, or
-        one that holds a dict of names and values, which win over the rest of the list.
+        one that holds a dict of names and values, which win over the rest of the list. `axes` are names and values
+        that an X/Y/Z plot gives to the picture, and win over both.
 
-        A dict that stands where `enabled` belongs asks for the step unless it says `"enabled": false`: whoever names
-        an OMS prompt wants it used.
+        A dict that stands where `enabled` belongs asks for the step unless it says `"enabled": false`, and so do
+        axes: whoever names an OMS prompt wants it used.
 
         Raises SettingError for a wrong type, a value out of range, an unknown name, a second dict, too long a list.
         """
@@ -155,11 +167,13 @@ class OMSSettings:
                 values["enabled"] = True
         for name in named or {}:
             if name not in _BY_NAME:
-                raise SettingError(f"{reprlib.repr(name)} is no setting of One More Step. Allowed are {_names()}.")
-        return cls(**{**values, **(named or {})})
+                raise SettingError(
+                    f"{reprlib.repr(name)} is no setting of One More Step.{_meant(name)} Allowed are {_names()}."
+                )
+        return cls(**{**values, **(named or {}), **_asking(axes)})
 
     @staticmethod
-    def asked_for(args: Sequence[Any]) -> bool:
+    def asked_for(args: Sequence[Any], axes: Mapping[str, Any] = _NONE) -> bool:
         """Whether these arguments ask for the step at all; whatever else they hold is not looked at.
 
         Raises SettingError where `enabled` is neither true nor false.
@@ -167,7 +181,7 @@ class OMSSettings:
         named = next((value for value in args if isinstance(value, Mapping)), {})
         first = args[0] if args else False
         enabled = named.get("enabled", True if isinstance(first, Mapping) else first)
-        return _BY_NAME["enabled"].check(enabled)
+        return _BY_NAME["enabled"].check(_asking(axes).get("enabled", enabled))
 
     def as_dict(self) -> dict[str, bool | float | str]:
         """Name and value of every setting, in their order."""
@@ -199,6 +213,28 @@ def _names() -> str:
     return ", ".join(_BY_NAME)
 
 
+def _meant(name: Any) -> str:
+    """A name that is close to one that does not exist, as a sentence with a blank before it; else nothing."""
+    close = difflib.get_close_matches(str(name)[:100].lower(), _BY_NAME, n=1)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def _asking(axes: Mapping[str, Any]) -> dict[str, Any]:
+    return {"enabled": True, **axes} if axes else {}
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema (2020-12) of the dict that the API takes; the order of its properties is that of positional calls."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "One More Step",
+        "description": "Settings by name. In a list they stand in this order, and what is missing is the default.",
+        "type": "object",
+        "properties": {setting.name: setting.schema for setting in SETTINGS},
+        "additionalProperties": False,
+    }
+
+
 def from_infotext(setting: Setting, params: Mapping[str, Any]) -> bool | float | str | None:
     """The value that the picture's infotext gives to a setting. `params` are label and text as the host parsed them.
 
@@ -222,13 +258,14 @@ def from_infotext(setting: Setting, params: Mapping[str, Any]) -> bool | float |
 def _quoted(text: str, label: str) -> str:
     """`text` so that it comes back unchanged through the host's infotext, where it stands beside `label`.
 
-    The host puts quotes around what holds a comma, a colon or a newline (A1111 modules/infotext_utils.py quote), and
-    takes quotes away from whatever begins and ends with one; a value that equals its label is dropped (modules/
-    processing.py create_infotext). Texts that would not survive get the quotes here.
+    The host puts quotes around what holds a comma, a colon or a newline (A1111 modules/infotext_utils.py quote), takes
+    quotes away from whatever begins and ends with one, and takes a value that only begins with one to go on to the
+    next quote, wherever that is; a value that equals its label is dropped (modules/processing.py create_infotext).
+    Texts that would not survive, or that could end another extension's open quote, get the quotes here.
     """
     if re.search(r"[,:\n]", text):
         return text
-    if text != text.strip() or re.search(r"[\x00-\x1f]", text) or re.fullmatch(r'".*"', text) or text == label:
+    if '"' in text or text != text.strip() or re.search(r"[\x00-\x1f]", text) or text == label:
         return json.dumps(text, ensure_ascii=False)
     return text
 

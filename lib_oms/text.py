@@ -20,6 +20,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 
 from lib_oms.errors import ModuleFileError, OMSError
 from lib_oms.prompt import parse_prompt
-from lib_oms.tower import POSITIONS, Tower
+from lib_oms.tower import POSITIONS, TextTower, Tower
 
 CACHED_CHUNKS = 128  # 40 MB of ViT-H, 81 MB of mixclip, in float32
 _CHUNKS_AT_ONCE = 8  # bounds the memory that a very long prompt takes
@@ -46,7 +47,7 @@ class TextEncoder(nn.Module):
         cached_chunks: how many chunks are kept; 0 keeps none.
     """
 
-    def __init__(self, towers: Sequence[Tower], cached_chunks: int = CACHED_CHUNKS) -> None:
+    def __init__(self, towers: Sequence[TextTower], cached_chunks: int = CACHED_CHUNKS) -> None:
         super().__init__()
         self.towers = nn.ModuleList(towers)
         self._cache: OrderedDict[tuple[str, torch.dtype, torch.device], Tensor] = OrderedDict()
@@ -60,11 +61,11 @@ class TextEncoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.towers[0].model.dtype
+        return self.towers[0].dtype
 
     @property
     def device(self) -> torch.device:
-        return self.towers[0].model.device
+        return self.towers[0].device
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Embeddings of `prompts`: [B, 77 * k, D] in the encoder's dtype, on its device; k is the same for all.
@@ -99,6 +100,18 @@ class TextEncoder(nn.Module):
             device = self.device
             return [encoded[prompt].to(device, copy=True) for prompt in prompts]
 
+    def remembered(self, prompts: Sequence[str], device: torch.device) -> list[Tensor] | None:
+        """What `encode_each` gave for `prompts` when the encoder was on `device`, on the CPU; None unless all of it is
+        still in the cache. So an encoder that waits in RAM need not come to the device for a prompt it has seen.
+        """
+        with self._lock:
+            keys = [(prompt, self.dtype, device) for prompt in prompts]
+            if any(key not in self._cache for key in keys):
+                return None
+            for key in keys:
+                self._cache.move_to_end(key)
+            return [self._cache[key].clone() for key in keys]
+
     def forward(self, prompts: Sequence[str]) -> Tensor:
         return self.encode(prompts)
 
@@ -127,12 +140,17 @@ class TextEncoder(nn.Module):
         count = max(len(chunks) for chunks in per_tower)
         parts = []
         # The host may be in inference mode or under autocast: neither must leave a trace in what is cached.
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+        with torch.inference_mode(False), torch.no_grad(), self._precision():
             for tower, chunks in zip(self.towers, per_tower, strict=True):
                 chunks = chunks + tower.chunks([]) * (count - len(chunks))
                 states = [tower.hidden(chunks[i : i + _CHUNKS_AT_ONCE]) for i in range(0, count, _CHUNKS_AT_ONCE)]
                 parts.append(torch.cat(states).to(self.dtype).flatten(0, 1))
             return torch.cat(parts, dim=-1)
+
+
+    def _precision(self) -> AbstractContextManager[None]:
+        """In what the networks compute: in the precision of their weights."""
+        return torch.autocast(self.device.type, enabled=False)
 
 
 class OpenCLIPEncoder(TextEncoder):

@@ -1,4 +1,4 @@
-"""One CLIP text model with its tokenizer: chunks of 75 tokens, attention weights, hidden states.
+"""A CLIP text model with its tokenizer: chunks of 75 tokens, attention weights, hidden states.
 
 The rules are the WebUI's; where they differ from it, lib_oms/text.py says why.
 """
@@ -27,41 +27,46 @@ class Chunk(NamedTuple):
     weights: list[float]
 
 
-class Tower(nn.Module):
-    """One CLIP text model with its tokenizer.
+class TextTower(nn.Module):
+    """A tokenizer and hidden states that somebody computes: a transformers model of ours (`Tower`), or the host's.
 
     Args:
-        model: transformers' CLIPTextModel or CLIPTextModelWithProjection.
-        tokenizer: its tokenizer; pads with its own pad token after the end token.
-        penultimate: use hidden_states[-2], as SDXL does, instead of the last one after the final norm.
+        tokenizer: CLIP's; pads with its own pad token after the end token.
+        width: of the hidden states.
+        vocab_size: how many tokens the text model knows.
 
     Raises:
-        OMSError: model and tokenizer do not belong together, or do not read 77 positions.
+        OMSError: the tokenizer does not belong to the text model.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, *, penultimate: bool) -> None:
+    def __init__(self, tokenizer: Any, width: int, vocab_size: int) -> None:
         super().__init__()
-        config = model.config
-        if config.max_position_embeddings != POSITIONS:
-            raise OMSError(
-                f"the text encoder reads {config.max_position_embeddings} positions; psi needs CLIP's {POSITIONS}"
-            )
         vocab = tokenizer.get_vocab()
-        if max(vocab.values()) >= config.vocab_size:
+        if max(vocab.values()) >= vocab_size:
             raise OMSError(
                 f"the tokenizer has token {max(vocab.values())}, but the text encoder's vocabulary ends at "
-                f"{config.vocab_size - 1}: they are not a pair"
+                f"{vocab_size - 1}: they are not a pair"
             )
         if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
             raise OMSError("the tokenizer names no begin or no end token; a CLIP tokenizer names both")
-        self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
-        self.penultimate = penultimate
-        self.width: int = config.hidden_size
+        self.width = width
         self._comma = vocab.get(",</w>")
         self._begin: int = tokenizer.bos_token_id
         self._end: int = tokenizer.eos_token_id
         self._pad: int = self._end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+    @property
+    def device(self) -> torch.device:
+        raise NotImplementedError
+
+    @property
+    def dtype(self) -> torch.dtype:
+        raise NotImplementedError
+
+    def states(self, ids: Tensor) -> Tensor:
+        """Hidden states [N, 77, width] of token ids [N, 77], before attention weights."""
+        raise NotImplementedError
 
     def chunks(self, sections: Iterable[Sequence[Span]]) -> list[Chunk]:
         """The chunks of a parsed prompt; at least one. A section starts a new chunk, an empty last one does not."""
@@ -88,12 +93,7 @@ class Tower(nn.Module):
 
     def hidden(self, chunks: Sequence[Chunk]) -> Tensor:
         """[len(chunks), 77, width]: hidden states with the weights applied, in the model's dtype and device."""
-        device = self.model.device
-        ids = torch.tensor([chunk.ids for chunk in chunks], device=device)
-        if self.penultimate:
-            states = self.model(input_ids=ids, output_hidden_states=True).hidden_states[-2]
-        else:
-            states = self.model(input_ids=ids).last_hidden_state
+        states = self.states(torch.tensor([chunk.ids for chunk in chunks], device=self.device))
         return torch.stack([emphasize(state, chunk.weights) for state, chunk in zip(states, chunks, strict=True)])
 
     def _tokens(self, section: Sequence[Span]) -> Iterator[tuple[int, float]]:
@@ -106,6 +106,42 @@ class Tower(nn.Module):
         fill = CHUNK - len(tokens)
         ids = [self._begin, *(token for token, _ in tokens), self._end, *([self._pad] * fill)]
         return Chunk(ids, [1.0, *(weight for _, weight in tokens), 1.0, *([1.0] * fill)])
+
+
+class Tower(TextTower):
+    """One text model of our own with its tokenizer.
+
+    Args:
+        model: transformers' CLIPTextModel or CLIPTextModelWithProjection.
+        tokenizer: its tokenizer.
+        penultimate: use hidden_states[-2], as SDXL does, instead of the last one after the final norm.
+
+    Raises:
+        OMSError: model and tokenizer do not belong together, or do not read 77 positions.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, *, penultimate: bool) -> None:
+        config = model.config
+        if config.max_position_embeddings != POSITIONS:
+            raise OMSError(
+                f"the text encoder reads {config.max_position_embeddings} positions; psi needs CLIP's {POSITIONS}"
+            )
+        super().__init__(tokenizer, config.hidden_size, config.vocab_size)
+        self.model = model.eval().requires_grad_(False)
+        self.penultimate = penultimate
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    def states(self, ids: Tensor) -> Tensor:
+        if self.penultimate:
+            return self.model(input_ids=ids, output_hidden_states=True).hidden_states[-2]
+        return self.model(input_ids=ids).last_hidden_state
 
 
 def emphasize(states: Tensor, weights: Sequence[float]) -> Tensor:

@@ -155,8 +155,8 @@ class RequestFailed(Exception):  # noqa: N818
 class WebUI:
     """The miniature WebUI in this process, with this repository as an extension and the watcher as another."""
 
-    def __init__(self, folder: Path, host_style: str, model: Path, *extra: str) -> None:
-        arguments = self._prepare(folder, host_style, model, ROOT)
+    def __init__(self, folder: Path, host_style: str, model: Path, *extra: str, extension: Path = ROOT) -> None:
+        arguments = self._prepare(folder, host_style, model, extension)
         from demo import server  # not at the top: the newest libraries' environment has no gradio
 
         self._server = server.start([*arguments, "--port", "0", *extra])
@@ -219,7 +219,7 @@ class WebUIProcess(WebUI):
 
     def __init__(self, folder: Path, host_style: str, model: Path, extension: Path) -> None:
         arguments = self._prepare(folder, host_style, model, extension)
-        port = _free_port()
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._log = folder / "log.txt"
         with self._log.open("w", encoding="utf-8") as log:
@@ -246,7 +246,7 @@ class WebUIProcess(WebUI):
         self._process.wait(timeout=60)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

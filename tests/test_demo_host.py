@@ -122,8 +122,8 @@ def test_preload_adds_an_argument_and_app_started_a_route_and_ui_settings_an_opt
 
 
 def test_scripts_are_listed_with_their_arguments(host: Host) -> None:
-    assert host.get("/sdapi/v1/scripts") == {"txt2img": ["contract probe", "chosen probe"],
-                                             "img2img": ["contract probe", "chosen probe"]}
+    assert host.get("/sdapi/v1/scripts") == {"txt2img": ["x/y/z plot", "contract probe", "chosen probe"],
+                                             "img2img": ["x/y/z plot", "contract probe", "chosen probe"]}
     info = next(s for s in host.get("/sdapi/v1/script-info") if s["name"] == "contract probe" and not s["is_img2img"])
     assert info["is_alwayson"]
     assert [a["label"] for a in info["args"]][1:3] == ["Probe action", "Probe failure"]

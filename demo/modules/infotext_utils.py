@@ -15,7 +15,7 @@ from modules import errors, images, paths_internal, prompt_parser, script_callba
 sys.modules["modules.generation_parameters_copypaste"] = sys.modules[__name__]  # the name that older extensions use
 
 re_param = re.compile(r'\s*(?P<key>\w[\w \-/]+):\s*(?P<value>"(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
-_SIZE = re.compile(r"(\d+)x(\d+)")
+_SIZE = re.compile(r"^(\d+)x(\d+)$")
 
 #: What a key that is not there means.
 _ABSENT = {
@@ -95,7 +95,7 @@ def parse_generation_parameters(x: str, skip_fields: list[str] | None = None) ->
     result: dict[str, Any] = {}
     for key, value in parameters:
         value = unquote(value)
-        if size := _SIZE.fullmatch(str(value)):
+        if size := _SIZE.match(str(value)):
             result[f"{key}-1"], result[f"{key}-2"] = size.groups()
         else:
             result[key] = value

@@ -195,7 +195,9 @@ class Processed:
         self.comments = "".join(f"{comment}\n" for comment in p.comments)
         self.all_prompts, self.all_negative_prompts = p.all_prompts, p.all_negative_prompts
         self.all_seeds, self.all_subseeds = p.all_seeds, p.all_subseeds
-        self.prompt, self.negative_prompt = p.all_prompts[0], p.all_negative_prompts[0]
+        # None before a generation has begun
+        self.prompt = p.all_prompts[0] if p.all_prompts else p.prompt
+        self.negative_prompt = p.all_negative_prompts[0] if p.all_negative_prompts else p.negative_prompt
         self.seed, self.subseed = seed, subseed
         self.index_of_first_image = index_of_first_image
         self.job_timestamp = state.job_timestamp

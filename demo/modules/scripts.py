@@ -138,8 +138,9 @@ def basedir() -> str:
 
 
 def list_scripts(folder: str, suffix: str) -> list[tuple[str, Path]]:
-    """(extension's folder, file) of every file in that folder of every extension."""
-    return [(ext.path, file) for ext in extensions.active() for file in ext.list_files(folder, suffix)]
+    """(base folder, file) of every file in that folder: the host's own first, then every extension's."""
+    own = extensions.Extension(name="", path=paths_internal.script_path, is_builtin=True)
+    return [(ext.path, file) for ext in [own, *extensions.active()] for file in ext.list_files(folder, suffix)]
 
 
 def list_files_with_name(filename: str) -> list[str]:

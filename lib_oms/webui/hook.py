@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lib_oms.errors import OMSError
 from lib_oms.fingerprint import fingerprint
 from lib_oms.library import ModuleEntry
 from lib_oms.settings import OMSSettings
-from lib_oms.webui import host, infotext, offer
+from lib_oms.text import TextEncoder
+from lib_oms.webui import host, host_text, infotext, memory, offer, options, xyz
 from lib_oms.webui.first_step import NotApplicable, first_step
 from lib_oms.webui.loaded import LOADED
 from lib_oms.webui.request import Request, starting_noise
@@ -24,12 +26,14 @@ def before_generating(p: Any, args: Sequence[Any]) -> None:
     It is written again, and truly, before sampling; but params.txt, from which a person restores the last settings,
     is saved in between. What is wrong is left for then, too: nobody would hear of it here.
     """
+    infotext.clear(p)
+    axes = xyz.values_of(p)
     with suppress(OMSError):
-        if not OMSSettings.asked_for(args) or not host.is_first_pass(p) or host.samples_given_picture(p):
+        if not OMSSettings.asked_for(args, axes) or not host.is_first_pass(p) or host.samples_given_picture(p):
             return
         latents = host.latents_of(p.sd_model)
         if latents is not None:
-            settings = OMSSettings.from_args(args)
+            settings = OMSSettings.from_args(args, axes)
             infotext.write(p, settings, offer.choose(settings.module, latents))
 
 
@@ -37,17 +41,27 @@ def before_sampling(p: Any, args: Sequence[Any], noise: Tensor) -> None:
     """Replaces the noise that the host is about to start from, [B, 4, H/8, W/8], by x_T.
 
     Pictures to which the step does not apply are made without it, and say so. Everything that goes wrong makes the
-    request fail: a picture that silently ignored its OMS settings would be worse than none.
+    request fail, unless the settings page says to go on and say so: a picture that silently ignored its OMS settings
+    would be worse than none.
     """
+    axes = xyz.values_of(p)
     try:
-        if OMSSettings.asked_for(args) and host.is_first_pass(p):
+        if OMSSettings.asked_for(args, axes) and host.is_first_pass(p):
             infotext.clear(p)
-            _take_the_step(p, OMSSettings.from_args(args), noise)
+            _take_the_step(p, OMSSettings.from_args(args, axes), noise)
     except NotApplicable as reason:
-        host.say_skipped(p, str(reason))
-        infotext.write_skipped(p, str(reason))
+        _go_without(p, str(reason))
     except Exception as error:
-        host.fail(p, error)
+        if options.continues_on_failure():
+            infotext.clear(p)
+            _go_without(p, f"it failed: {host.message(error)}")
+        else:
+            host.fail(p, error)
+
+
+def _go_without(p: Any, reason: str) -> None:
+    host.say_skipped(p, reason)
+    infotext.write_skipped(p, reason)
 
 
 def _take_the_step(p: Any, settings: OMSSettings, noise: Tensor) -> None:
@@ -65,15 +79,30 @@ def _take_the_step(p: Any, settings: OMSSettings, noise: Tensor) -> None:
             noise=host.noise_of(p, noise),
             first=first_step(p),
         )
-        x_T = _run(request, entry)
-    host.replace_noise(p, noise, x_T)
+        x_T = _run(request, entry, p.sd_model)
     infotext.write(p, settings, entry)
+    host.replace_noise(p, noise, x_T)  # last, when nothing is left that could fail
 
 
-def _run(request: Request, entry: ModuleEntry) -> Tensor:
-    """Runs the module on the host's device and leaves the device's memory to the sampler."""
-    module = LOADED.get(entry, fingerprint(entry.path), host.compute_dtype())
+def _run(request: Request, entry: ModuleEntry, model: Any) -> Tensor:
+    """Runs the module on the host's device, and leaves the device's memory to the sampler as the setting says."""
+    device = host.compute_device()
+    lent = host_text.of(model) if entry.text_encoder == "mixclip" else None
     try:
-        return starting_noise(request, module.to(host.compute_device()))
+        module = LOADED.get(entry, fingerprint(entry.path), host.compute_dtype(), lent)
+        encoded = _encoded(request, module.text_encoder, device)
+        needed = memory.working_memory(request.noise, module.psi.config.block_out_channels[0])
+        with memory.on_device(module.psi, device, needed):
+            return starting_noise(request, module, encoded)
     finally:
-        module.to("cpu")
+        if options.memory_policy() == options.DROP:
+            LOADED.clear()
+
+
+def _encoded(request: Request, encoder: TextEncoder, device: torch.device) -> dict[str, Tensor]:
+    texts = request.texts
+    known = encoder.remembered(texts, device)
+    if known is None:
+        with memory.on_device(encoder, device):
+            known = encoder.encode_each(texts)
+    return dict(zip(texts, known, strict=True))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,12 @@ from modules import devices, paths, processing, scripts, sd_models, shared
 from torch import Tensor
 
 from lib_oms.errors import OMSError
+from lib_oms.webui import options
 
+TITLE = "One More Step"
+"""The script's title, by which hosts and requests know it."""
+
+_no_memory_left = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 SCALE_FACTORS = {"sd": 0.18215, "sdxl": 0.13025}
 """What the VAE's latents are multiplied with (scaling_factor in their published configs), by kind of latents."""
 
@@ -77,6 +83,14 @@ def _scale_factor(model: Any) -> float | None:
     return None
 
 
+def own_args(p: Any) -> Sequence[Any]:
+    """What a request gives to our script, wherever in the list of all scripts' arguments it stands."""
+    for script in getattr(p.scripts, "alwayson_scripts", []):
+        if script.title() == TITLE:
+            return p.script_args[script.args_from : script.args_to]
+    return ()
+
+
 def noise_of(p: Any, noise: Tensor) -> Tensor:
     """The noise that sampling would start from: another extension may have put its own in `p.modified_noise`."""
     modified = getattr(p, "modified_noise", None)
@@ -106,16 +120,20 @@ def fail(p: Any, error: Exception) -> None:
 
     def sample(*args: Any, **kwargs: Any) -> Any:
         del sampler.sample  # uncovers the class's own
-        raise OMSError(f"One More Step: {_message(error)}") from error
+        raise OMSError(f"One More Step: {message(error)}") from error
 
     sampler.sample = sample
 
 
-def _message(error: Exception) -> str:
+def message(error: Exception) -> str:
+    """What a person is told of an error, and what to do about it."""
     if isinstance(error, OMSError):
         return str(error)
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return f"the device has too little free memory for the OMS module. {error}"
+    if isinstance(error, torch.cuda.OutOfMemoryError) or _no_memory_left.search(str(error)):
+        return (
+            "there is too little free memory for the OMS module. Take a smaller module, set the memory policy to "
+            f"'keep in RAM', or free memory. {type(error).__name__}: {error}"
+        )
     return f"{type(error).__name__}: {error}"
 
 
@@ -127,10 +145,12 @@ def say_skipped(p: Any, reason: str) -> None:
 
 
 def module_folders() -> list[Path]:
-    """Where modules are looked for: the extension's own models folder, the WebUI's, and --oms-models-dir."""
+    """Where modules are looked for: the extension's own models folder, the WebUI's, --oms-models-dir, and those that
+    the settings page adds.
+    """
     own = Path(__file__).resolve().parents[2] / "models"
     asked = getattr(shared.cmd_opts, "oms_models_dir", None)
-    return [own, Path(paths.models_path) / "OMS", *([Path(asked)] if asked else [])]
+    return [own, Path(paths.models_path) / "OMS", *([Path(asked)] if asked else []), *options.module_folders()]
 
 
 def compute_device() -> torch.device:

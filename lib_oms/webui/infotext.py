@@ -7,7 +7,7 @@ from typing import Any
 
 from lib_oms.library import ModuleEntry
 from lib_oms.settings import SETTINGS, OMSSettings, Setting, from_infotext
-from lib_oms.webui import offer
+from lib_oms.webui import offer, options
 
 SKIPPED = "OMS skipped"
 _LABELS = (*(setting.infotext for setting in SETTINGS), SKIPPED)
@@ -24,7 +24,7 @@ def write_skipped(p: Any, reason: str) -> None:
 
 
 def clear(p: Any) -> None:
-    """Takes back whatever was written."""
+    """Takes back whatever was written, for this picture or, as an X/Y/Z plot's cells share the dict, for another."""
     for label in _LABELS:
         p.extra_generation_params.pop(label, None)
 
@@ -40,6 +40,8 @@ def fields(controls: Sequence[Any]) -> list[tuple[Any, Callable[[Mapping[str, An
 def _reader(setting: Setting) -> Callable[[Mapping[str, Any]], Any]:
     def read(params: Mapping[str, Any]) -> Any:
         value = from_infotext(setting, params)
+        if setting.name == "enabled" and value is False and setting.infotext not in params:
+            return False if options.paste_unticks() else None
         return offer.restored(value) if setting.name == "module" and value is not None else value
 
     return read

@@ -27,7 +27,7 @@ def entries() -> list[ModuleEntry]:
 
 def choices() -> list[str]:
     """What the dropdown shows: Automatic and every module that can be used."""
-    return [AUTOMATIC, *(entry.name for entry in entries() if not entry.problem)]
+    return [AUTOMATIC, *_usable(entries())]
 
 
 def label(entry: ModuleEntry) -> str:
@@ -57,6 +57,19 @@ def choose(module: str, latents: str) -> ModuleEntry:
             f"which the loaded model does not have. {_instead(offered, latents)}"
         )
     return entry
+
+
+def check(module: str) -> None:
+    """Raises as `choose` does where nothing of this name could ever be used, whatever model is loaded."""
+    if module == AUTOMATIC:
+        return
+    offered = entries()
+    entry = _find(offered, module)
+    if entry is None:
+        there_are = ", ".join([AUTOMATIC, *_usable(offered)])
+        raise SettingError(f"there is no OMS module named {module[:200]!r}. There are {there_are}.")
+    if entry.problem:
+        raise ModuleFileError(f"the OMS module {entry.name!r} cannot be used: {entry.problem}")
 
 
 def restored(module: str) -> str:
@@ -110,6 +123,10 @@ def _instead(offered: list[ModuleEntry], latents: str) -> str:
         return f"Those for the loaded model are {', '.join(fitting)}."
     folders = " or ".join(str(folder) for folder in host.module_folders())
     return f"Put one for {_latents_name(latents)} into {folders}; at present there is none."
+
+
+def _usable(offered: list[ModuleEntry]) -> list[str]:
+    return [entry.name for entry in offered if not entry.problem]
 
 
 def _latents_name(latents: str) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lib_oms.errors import OMSError
-from lib_oms.module import OMSModule
+from lib_oms.module import OMSModule, Texts
 from lib_oms.settings import OMSSettings
 from lib_oms.step import one_more_step, one_more_step_ve
 
@@ -58,20 +58,32 @@ class Request:
         return [asked if asked.strip() else prompt for prompt in self.prompts]
 
 
-def starting_noise(request: Request, module: OMSModule) -> Tensor:
+    @property
+    def texts(self) -> list[str]:
+        """Every text that has to be encoded, each once."""
+        negatives = [] if self.settings.guidance_scale == 1.0 else [self.settings.negative_prompt]
+        return list(dict.fromkeys([*self.oms_prompts, *negatives]))
+
+
+def starting_noise(request: Request, module: OMSModule, encoded: Mapping[str, Tensor]) -> Tensor:
     """What the host is to start from instead of `request.noise`, of the same shape, float32 on the module's device.
+
+    `encoded` holds what the module's text encoder makes of each of `request.texts`.
 
     Picture by picture, so that each is to the last bit what it would be alone: neither psi's arithmetic nor the length
     of the encoded text depends on its neighbours.
     """
     noise = request.noise.to(module.device, torch.float32, copy=True)
-    pictures = zip(noise.split(1), request.oms_prompts, range(len(noise)), strict=True)
-    return torch.cat([_one_picture(request, module, x_S, prompt, i) for x_S, prompt, i in pictures])
+    return torch.cat([_one_picture(request, module, encoded, x_S, i) for i, x_S in enumerate(noise.split(1))])
 
 
-def _one_picture(request: Request, module: OMSModule, noise: Tensor, prompt: str, index: int) -> Tensor:
+def _one_picture(
+    request: Request, module: OMSModule, encoded: Mapping[str, Tensor], noise: Tensor, index: int
+) -> Tensor:
     settings, first = request.settings, request.first
-    v_cond, v_uncond = module.predict_v(noise, [prompt], [settings.negative_prompt], settings.guidance_scale)
+    guided = settings.guidance_scale != 1.0
+    texts = Texts([encoded[request.oms_prompts[index]]], [encoded[settings.negative_prompt]] if guided else [])
+    v_cond, v_uncond = module.answer(noise, texts, settings.guidance_scale)
     fresh = None
     if settings.eta > 0:
         subseed = request.subseeds[index] if index < len(request.subseeds) else 0

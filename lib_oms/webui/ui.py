@@ -20,10 +20,11 @@ def elem_id(name: str) -> str:
 
 def build() -> list[Any]:
     """Makes the accordion. Returns the controls in the order of SETTINGS, which is that of the script's arguments."""
+    choices = offer.choices()  # before anything stands on the page, as reading folders may fail
     controls: dict[str, Any] = {}
     with _accordion(controls):
         with gr.Row():
-            controls["module"] = _module_dropdown(_BY_NAME["module"])
+            controls["module"] = _module_dropdown(_BY_NAME["module"], choices)
             _refresh_button(controls["module"])
         controls["prompt"] = _textbox(_BY_NAME["prompt"], lines=2)
         with gr.Row():
@@ -48,9 +49,9 @@ def _accordion(controls: dict[str, Any]) -> Any:
     return accordion
 
 
-def _module_dropdown(setting: Setting) -> gr.Dropdown:
+def _module_dropdown(setting: Setting, choices: list[str]) -> gr.Dropdown:
     return gr.Dropdown(
-        choices=offer.choices(),
+        choices=choices,
         value=setting.default,
         label=setting.label,
         info=setting.help,

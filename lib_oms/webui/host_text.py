@@ -1,0 +1,185 @@
+"""SDXL's own pair of text encoders, lent by the host: a "mixclip" module needs no second pair.
+
+The prompts do not go through the host's conditioning, which would bring along LoRA, textual inversion, clip skip, its
+own emphasis and its cache, and write into the infotext: only the two networks are called, with our own token ids.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from modules import devices
+from torch import Tensor, nn
+
+from lib_oms.text import TextEncoder
+from lib_oms.tower import TextTower
+from lib_oms.webui import memory
+
+Run = Callable[[nn.Module, Tensor], Tensor]
+"""Hidden states [N, 77, width] before the last layer and its norm, of a network and token ids [N, 77]."""
+
+
+class HostTower(TextTower):
+    """One of the host's text encoders. Held weakly and never registered as a part: it is the host's to move and keep.
+
+    Args:
+        network: the host's module, with its weights.
+        run: calls it.
+        tokenizer: a fast CLIP tokenizer with the pad token that belongs to the network.
+        width: of its hidden states.
+        vocab_size: how many tokens it knows.
+    """
+
+    def __init__(self, network: nn.Module, run: Run, tokenizer: Any, width: int, vocab_size: int) -> None:
+        super().__init__(tokenizer, width, vocab_size)
+        self._network = weakref.ref(network)
+        self._run = run
+
+    @property
+    def device(self) -> torch.device:
+        return memory.network_device(self._network())
+
+    def states(self, ids: Tensor) -> Tensor:
+        return self._run(self._network(), ids).float()
+
+
+class HostTextEncoder(TextEncoder):
+    """The pair of the loaded model; as good as our own MixClipEncoder with the same weights.
+
+    Args:
+        model: the host's loaded model.
+        towers: CLIP-L's and bigG's.
+        fetch: makes the host bring the pair to its device.
+    """
+
+    def __init__(self, model: Any, towers: list[HostTower], fetch: Callable[[Any], None]) -> None:
+        super().__init__(towers)
+        self._model = weakref.ref(model)
+        self._weights = _weights_of(model)
+        self._fetch = fetch
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the embeddings are: float32, whatever the host computes in."""
+        return torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are made; the pair may wait elsewhere until it is fetched."""
+        return devices.device
+
+    def belongs_to(self, model: Any) -> bool:
+        """Whether this is the pair of `model` as it is now; hosts put other weights into the same model."""
+        return self._model() is model and self._weights == _weights_of(model)
+
+    def _compute(self, prompt: str) -> Tensor:
+        with _without_lora():
+            self._fetch(self._model())
+            return super()._compute(prompt)
+
+    def _precision(self) -> AbstractContextManager[None]:
+        return devices.autocast()
+
+
+_known: HostTextEncoder | None = None
+
+
+def of(model: Any) -> HostTextEncoder | None:
+    """The pair of the loaded model, or None where it has none that is known here."""
+    global _known
+    if _known is None or not _known.belongs_to(model):
+        _known = _of_forge(model) or _of_a1111(model)
+    return _known
+
+
+def _of_forge(model: Any) -> HostTextEncoder | None:
+    """Forge, backend/diffusion_engine/sdxl.py."""
+    engines = [getattr(model, f"text_processing_engine_{name}", None) for name in "lg"]
+    original = getattr(getattr(model, "forge_objects_original", None), "clip", None)
+    if None in (*engines, original) or memory.manager is None:
+        return None
+    towers = []
+    for engine in engines:
+        network = engine.text_encoder.transformer
+        towers.append(_transformers_tower(network, _fast(engine.tokenizer, engine.id_pad)))
+    return HostTextEncoder(model, towers, _fetch_clip)
+
+
+def _of_a1111(model: Any) -> HostTextEncoder | None:
+    """A1111, modules/sd_hijack.py: `conditioner.embedders`, each with the embedder of sgm in `wrapped`."""
+    embedders = list(getattr(getattr(model, "conditioner", None), "embedders", None) or [])
+    wrapped = [getattr(embedder, "wrapped", embedder) for embedder in embedders]
+    first = next((e for e in wrapped if hasattr(e, "transformer") and hasattr(e, "tokenizer")), None)
+    second = next((e for e in wrapped if hasattr(e, "encode_with_transformer") and hasattr(e, "model")), None)
+    if first is None or second is None:
+        return None
+    width = second.model.positional_embedding.shape[1]
+    towers = [
+        _transformers_tower(first.transformer, _fast(first.tokenizer, first.tokenizer.pad_token_id)),
+        # open_clip's tokenizer is CLIP's own, and fills up with 0.
+        HostTower(second, _run_open_clip, _fast(first.tokenizer, 0), width, second.model.vocab_size),
+    ]
+    return HostTextEncoder(model, towers, _fetch_conditioner)
+
+
+def _transformers_tower(network: nn.Module, tokenizer: Any) -> HostTower:
+    return HostTower(network, _run_transformers, tokenizer, network.config.hidden_size, network.config.vocab_size)
+
+
+def _run_transformers(network: nn.Module, ids: Tensor) -> Tensor:
+    return network(input_ids=ids, output_hidden_states=True).hidden_states[-2]
+
+
+def _run_open_clip(embedder: nn.Module, ids: Tensor) -> Tensor:
+    return embedder.encode_with_transformer(ids)["penultimate"]
+
+
+def _fetch_clip(model: Any) -> None:
+    """The pair without LoRA: Forge keeps it beside the one in use, and moves the weights from one to the other."""
+    memory.manager.load_model_gpu(model.forge_objects_original.clip.patcher)
+
+
+def _fetch_conditioner(model: Any) -> None:
+    """With --lowvram and --medvram a part comes to the device by a hook on its forward, which is not called here."""
+    for hook in list(model.conditioner._forward_pre_hooks.values()):
+        hook(model.conditioner, ())
+
+
+@contextmanager
+def _without_lora() -> Iterator[None]:
+    """A1111's Lora extension changes weights whenever a layer is called and its list of networks has changed: with an
+    empty list it puts the model's own back, and the next prompt brings the LoRAs again.
+    """
+    networks = sys.modules.get("networks")
+    loaded = getattr(networks, "loaded_networks", None)
+    if not loaded:
+        yield
+        return
+    networks.loaded_networks = []
+    try:
+        yield
+    finally:
+        networks.loaded_networks = loaded
+
+
+def _weights_of(model: Any) -> str:
+    info = getattr(model, "sd_checkpoint_info", None)
+    return str(getattr(info, "filename", ""))
+
+
+def _fast(tokenizer: Any, pad: int | None) -> Any:
+    """A fast tokenizer with the host's vocabulary, which splits text as psi's training did, and this pad token."""
+    from transformers import CLIPTokenizerFast
+
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        fast = CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
+    if pad is not None:
+        fast.pad_token = fast.convert_ids_to_tokens(pad)
+    return fast

@@ -1,0 +1,183 @@
+"""Starts a WebUI that is installed on this machine, with this repository linked in as an extension.
+
+Environment variables name it:
+
+OMS_WEBUI_DIR     the WebUI's folder (where launch.py is)
+OMS_WEBUI_PYTHON  its interpreter; if not given, the one in the folder's venv
+OMS_WEBUI_ARGS    more of its command line, such as "--ckpt FILE --no-half"
+
+The WebUI's own settings are read and never written: the copies that it works with lie in a temporary folder. What
+the extension's install.py does, it does (A1111 gets diffusers). Afterwards the links are gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import requests
+from extension_helpers import ROOT, WebUI, free_port
+
+START_SECONDS = 900
+
+WATCHER = '''
+import os
+from pathlib import Path
+
+import gradio as gr
+from modules import script_callbacks, scripts
+from safetensors.torch import save_file
+
+FOLDER = Path(os.environ["OMS_WATCHED"])
+WATCHING = {"armed": False, "batch": 0, "count": 0}
+
+
+def first_call(params):
+    if not WATCHING["armed"]:
+        return
+    WATCHING["armed"] = False
+    batch = WATCHING["batch"]
+    level = params.sigma.reshape(-1)[:1]
+    seen = {"x": params.x[:batch].float().cpu().contiguous(), "level": level.float().cpu().contiguous()}
+    save_file(seen, FOLDER / "part")
+    (FOLDER / "part").rename(FOLDER / f"{WATCHING['count']:04d}.safetensors")
+    WATCHING["count"] += 1
+
+
+script_callbacks.on_cfg_denoiser(first_call)
+
+
+class Watcher(scripts.Script):
+    def title(self):
+        return "Watcher"
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img):
+        return [gr.Textbox("", label="Watcher state")]
+
+    def process_before_every_sampling(self, p, state, **kwargs):
+        WATCHING.update(armed=True, batch=len(kwargs["noise"]))
+        if state == "modified noise":
+            p.modified_noise = -2 * kwargs["noise"]
+'''
+
+
+def folder() -> Path | None:
+    """The WebUI that the environment names."""
+    named = os.environ.get("OMS_WEBUI_DIR")
+    return Path(named).resolve() if named else None
+
+
+def python(webui: Path) -> str:
+    """The interpreter to start it with."""
+    named = os.environ.get("OMS_WEBUI_PYTHON")
+    own = webui / "venv" / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    return named or str(own)
+
+
+class RealWebUI(WebUI):
+    """A running A1111, Forge or relative; the same face as the miniature one."""
+
+    def __init__(self, temporary: Path, models: Path) -> None:
+        webui = folder()
+        assert webui is not None
+        assert (webui / "launch.py").is_file(), f"OMS_WEBUI_DIR={webui} holds no launch.py: it is no WebUI"
+        self.folder = temporary
+        self.watched = temporary / "watched"
+        self.watched.mkdir(parents=True)
+        watcher = temporary / "watcher"
+        (watcher / "scripts").mkdir(parents=True)
+        (watcher / "scripts" / "watcher.py").write_text(WATCHER, encoding="utf-8")
+        self._log = temporary / "log.txt"
+        self._params = webui / "params.txt"
+        self._kept_params = self._params.read_bytes() if self._params.is_file() else None
+        self._links = contextlib.ExitStack()
+        try:
+            for name, target in (("oms-under-test", ROOT), ("oms-watcher", watcher)):
+                self._links.enter_context(_link(webui / "extensions" / name, target))
+            self._start(webui, models)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, webui: Path, models: Path) -> None:
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        settings = self.folder / "config.json"
+        if (webui / "config.json").is_file():
+            shutil.copy(webui / "config.json", settings)
+        arguments = [
+            *("--api", "--port", str(port), "--oms-models-dir", str(models)),
+            *("--ui-settings-file", str(settings), "--ui-config-file", str(self.folder / "ui-config.json")),
+            *shlex.split(os.environ.get("OMS_WEBUI_ARGS", "")),
+        ]
+        environment = {
+            **{name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "COMMANDLINE_ARGS")},
+            "OMS_WATCHED": str(self.watched),
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "SD_WEBUI_RESTARTING": "1",  # opens no browser
+        }
+        with self._log.open("w", encoding="utf-8") as log:
+            self._process = subprocess.Popen(
+                [python(webui), "launch.py", *arguments],
+                cwd=webui,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._wait()
+
+    def _wait(self) -> None:
+        give_up = time.monotonic() + START_SECONDS
+        while time.monotonic() < give_up and self._process.poll() is None:
+            with contextlib.suppress(requests.RequestException):
+                if self.get("/sdapi/v1/samplers").ok and self.get("/sdapi/v1/sd-models").json():
+                    return
+            time.sleep(1)
+        raise RuntimeError(f"the WebUI did not start:\n{self.console[-6000:]}")
+
+    @property
+    def console(self) -> str:
+        """All it has printed."""
+        return self._log.read_text(encoding="utf-8", errors="replace") if self._log.is_file() else ""
+
+    @property
+    def on_cpu(self) -> bool:
+        return "error" in json.dumps(self.get("/sdapi/v1/memory").json().get("cuda", {}))
+
+    def close(self) -> None:
+        process = getattr(self, "_process", None)
+        try:
+            if process is not None and process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(timeout=30)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait(timeout=30)
+        finally:
+            self._links.close()
+            if self._kept_params is not None:
+                self._params.write_bytes(self._kept_params)
+
+
+@contextlib.contextmanager
+def _link(place: Path, target: Path) -> Iterator[None]:
+    if place.is_symlink():  # of a run that was killed
+        place.unlink()
+    place.symlink_to(target, target_is_directory=True)
+    try:
+        yield
+    finally:
+        place.unlink(missing_ok=True)

@@ -1,0 +1,140 @@
+"""Infotext through the host's own writing and reading: any text comes back, and what past versions wrote is read."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from extension_helpers import ROOT, WebUI
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from lib_oms.embedded.make import write_untrained
+from lib_oms.settings import SETTINGS, OMSSettings, from_infotext
+
+pytest.importorskip("gradio")
+
+PAST = json.loads((ROOT / "tests" / "data" / "infotexts.json").read_text(encoding="utf-8"))
+"""What versions of the extension have written, and what it means. Rows are added, never changed or removed."""
+
+PIECES = ['"', ",", ":", "\n", "\\", "'", " ", "\t", "x", "512x768", "OMS: True", "Negative prompt: ", "Steps: 20, ",
+          "OMS eta: 1.0", "<lora:a:1>", '"a", ', "{}", "[a:b:0.5]", "夜", "OMS prompt", "\\n", '\\"', "\r", "True"]
+texts = st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=7).map("".join)
+foreign_texts = texts.filter(lambda text: '"' not in text or re.search("[,:\\n]", text))
+"""What other extensions write. Not a bare quote: two of them swallow whatever stands between, by the host's grammar."""
+module_names = st.text(st.characters(exclude_characters="\r\n", codec="utf-8"), max_size=12)
+asked = st.builds(
+    OMSSettings,
+    enabled=st.just(True),
+    prompt=texts,
+    guidance_scale=st.floats(0, 10),
+    eta=st.floats(0, 1),
+    negative_prompt=texts,
+)
+
+
+@pytest.fixture(scope="module")
+def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
+    folder = tmp_path_factory.mktemp("models") / "untrained"
+    write_untrained(folder, seed=0)
+    webui = WebUI(tmp_path_factory.mktemp("a1111"), "a1111", folder)
+    yield webui
+    webui.close()
+
+
+def written(prompt: str, negative_prompt: str, params: dict[str, str]) -> str:
+    """The infotext that the host writes for a picture."""
+    from modules import processing
+
+    p = processing.StableDiffusionProcessingTxt2Img(prompt=prompt, negative_prompt=negative_prompt)
+    p.setup_prompts()
+    p.extra_generation_params.update(params)
+    return processing.create_infotext(p, p.all_prompts, [1], [1])
+
+
+def read(infotext: str) -> dict[str, Any]:
+    from modules import infotext_utils
+
+    params = infotext_utils.parse_generation_parameters(infotext)
+    return {setting.name: from_infotext(setting, params) for setting in SETTINGS}
+
+
+@given(asked, texts, texts, module_names, foreign_texts)
+@example(OMSSettings(True, prompt='"abc', negative_prompt='"'), "", "", "m", '"')
+@example(OMSSettings(True, prompt="512x768\n", negative_prompt="0x0"), "", "", "m", "1x1")
+@example(OMSSettings(True, prompt='abc"'), "", "", "m", '"open')
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_setting_comes_back_whatever_stands_around_it(
+    webui: WebUI, oms: OMSSettings, prompt: str, negative_prompt: str, module: str, foreign: str
+) -> None:
+    module = f"m{module.strip()} [0123456789]"
+    params = {"Other extension": foreign or None, **oms.to_infotext(module), "Another one": foreign or None}
+    got = read(written(prompt, negative_prompt, params))
+    assert got == {**{name: _without_end(value) for name, value in oms.as_dict().items()}, "module": module}
+
+
+def _without_end(value: Any) -> Any:
+    """Without the line break after a size, the one thing that the host's reader loses."""
+    return value[:-1] if isinstance(value, str) and re.fullmatch(r"\d+x\d+\n", value) else value
+
+
+@given(asked)
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_infotext_of_a_request_makes_the_same_infotext(webui: WebUI, oms: OMSSettings) -> None:
+    fields = {"sampler_name": "Euler", "steps": 1}
+    first = webui.txt2img(oms.as_dict(), **fields)
+    again = webui.txt2img(infotext=first.infotext, styles=[], **fields)
+    assert again.infotext == first.infotext
+    assert again.pixels == first.pixels
+
+
+@pytest.mark.parametrize("row", PAST, ids=[row["form"] for row in PAST])
+def test_past_infotexts_are_read(webui: WebUI, row: dict) -> None:
+    assert read(row["infotext"]) == row["settings"]
+
+
+def test_what_is_written_today_stands_in_the_table(webui: WebUI) -> None:
+    """Whoever changes the form keeps the old row and adds a new one."""
+    rows = [row for row in PAST if row["form"].startswith(("0.1.0, everything set", "0.1.0, quotes, colon"))]
+    assert len(rows) == 2
+    for row in rows:
+        params = OMSSettings(**row["settings"]).to_infotext(row["settings"]["module"])
+        line = written("a red circle", "", params).splitlines()[-1]
+        start = row["infotext"].index("OMS: True")
+        assert row["infotext"][start:].removesuffix(", Version: demo") in line
+
+
+@pytest.mark.parametrize("row", PAST, ids=[row["form"] for row in PAST])
+def test_past_infotexts_in_a_request_are_taken(webui: WebUI, row: dict) -> None:
+    """`False` included: a picture made without the step is made without it again."""
+    (label,) = {name for name in _modules() if name.startswith("untrained [")}
+    infotext = row["infotext"]
+    for module in ("demo [05b3c3aeb4]", "sub/folder, v2 [05b3c3aeb4]"):
+        infotext = infotext.replace(module, label)
+    answer = webui.txt2img(infotext=infotext, styles=[], steps=1, width=64, height=64, sampler_name="Euler").infotext
+    line = answer.splitlines()[-1]
+    assert ("OMS: True" in line) == row["settings"]["enabled"]
+    if row["settings"]["enabled"]:
+        assert read(answer) == {**row["settings"], "module": label}
+
+
+def _modules() -> list[str]:
+    from lib_oms.webui import offer
+
+    return [offer.label(entry) for entry in offer.entries() if not entry.problem]
+
+
+def test_false_in_a_request_wins_over_infotext_and_true_over_none(webui: WebUI) -> None:
+    fields = {"steps": 1, "sampler_name": "Euler", "styles": []}
+    on, off = PAST[1]["infotext"].replace("demo [05b3c3aeb4]", "Automatic"), PAST[9]["infotext"]
+    assert "OMS: True" in webui.txt2img(infotext=on, **fields).infotext
+    assert "OMS" not in webui.txt2img(False, infotext=on, **fields).infotext
+    assert "OMS: True" in webui.txt2img(True, infotext=off, **fields).infotext.splitlines()[-1]
+
+
+def test_params_txt_of_a_plain_request_after_one_with_the_step(webui: WebUI) -> None:
+    webui.txt2img(True, "Automatic", "night", steps=1)
+    webui.txt2img(steps=1)
+    assert "OMS" not in Path(webui.folder / "data" / "params.txt").read_text(encoding="utf-8")

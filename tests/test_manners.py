@@ -1,0 +1,444 @@
+"""How the extension behaves as a guest in the host: device memory, text encoders it borrows, failures.
+
+The parts are called inside a running miniature WebUI, whose `modules` they import. "meta" plays a device with memory of
+its own: tensors really leave the CPU for it.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from extension_helpers import RequestFailed, WebUI
+from module_helpers import tiny_psi
+from text_helpers import BIG_G, CLIP_L, text_model, tokenizer
+from torch import nn
+
+from lib_oms.embedded.make import write_untrained
+from lib_oms.text import MixClipEncoder
+
+pytest.importorskip("gradio")
+
+MODULE = "untrained"
+META, CPU = torch.device("meta"), torch.device("cpu")
+POLICIES = ("keep on the device", "keep in RAM", "drop after use")
+
+
+@pytest.fixture(scope="module")
+def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
+    folder = tmp_path_factory.mktemp("manners")
+    write_untrained(folder / "models" / MODULE, seed=0)
+    webui = WebUI(folder / "webui", "a1111", folder / "models" / MODULE)
+    yield webui
+    webui.close()
+
+
+@pytest.fixture
+def options(webui: WebUI, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Sets an option of the running host for one test."""
+    from modules import shared
+
+    return lambda name, value: monkeypatch.setitem(shared.opts.data, name, value)
+
+
+@pytest.fixture
+def memory(webui: WebUI, monkeypatch: pytest.MonkeyPatch) -> Any:
+    from lib_oms.webui import memory
+
+    monkeypatch.setattr(memory, "manager", None)
+    return memory
+
+
+# Device memory
+
+
+class Guest(nn.Linear):
+    """A network that can come back from "meta"; its numbers do not matter here."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+
+    def to(self, device: torch.device | str) -> Guest:
+        return self.to_empty(device=device) if torch.device(device) == CPU else super().to(device)
+
+    @property
+    def at(self) -> torch.device:
+        return self.weight.device
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_plain_host(memory: Any, options: Any, policy: str) -> None:
+    options("oms_memory_policy", policy)
+    guest = Guest()
+    with memory.on_device(guest, META):
+        assert guest.at == META
+    assert guest.at == (META if policy == "keep on the device" else CPU)
+
+
+def test_unknown_policy_is_keep_in_ram(memory: Any, options: Any) -> None:
+    options("oms_memory_policy", "something of the future")
+    assert memory.memory_policy() == "keep in RAM"
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_host_that_saves_memory_has_its_own_part_sent_away_first_and_gets_the_device_back(
+    memory: Any, options: Any, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    options("oms_memory_policy", policy)
+    guest, where = Guest(), []
+    monkeypatch.setattr(memory.lowvram, "is_enabled", lambda model: True)
+    monkeypatch.setattr(memory.lowvram, "send_everything_to_cpu", lambda: where.append(guest.at))
+    with memory.on_device(guest, META):
+        assert where == [CPU]
+        assert guest.at == META
+    assert guest.at == CPU
+
+
+def test_failure_leaves_nothing_on_the_device(memory: Any, options: Any) -> None:
+    options("oms_memory_policy", "keep on the device")
+    guest = Guest()
+    with pytest.raises(RuntimeError, match="out of memory"), memory.on_device(guest, META):
+        raise RuntimeError("out of memory")
+    assert guest.at == CPU
+
+
+class Patcher:
+    """What Forge's ModelPatcher is to its manager."""
+
+    made = 0
+
+    def __init__(self, model: nn.Module, load_device: torch.device, offload_device: torch.device) -> None:
+        self.model, self.load_device, self.offload_device = model, load_device, offload_device
+        Patcher.made += 1
+
+
+class Loaded:
+    def __init__(self, model: Patcher) -> None:
+        self.model = model
+
+    def model_unload(self) -> None:
+        self.model.model.to(self.model.offload_device)
+
+
+class Manager:
+    """Forge's backend/memory_management.py as far as a guest sees it, with room for one model."""
+
+    def __init__(self) -> None:
+        self.current_loaded_models: list[Loaded] = []
+
+    def load_models_gpu(self, models: list[Patcher], memory_required: int = 0) -> None:
+        (patcher,) = models
+        if any(loaded.model is patcher for loaded in self.current_loaded_models):
+            return
+        while self.current_loaded_models:
+            self.current_loaded_models.pop().model_unload()
+        patcher.model.to(patcher.load_device)
+        self.current_loaded_models.insert(0, Loaded(patcher))
+
+    def soft_empty_cache(self) -> None:
+        return None
+
+
+@pytest.fixture
+def managed(memory: Any, monkeypatch: pytest.MonkeyPatch) -> Manager:
+    manager = Manager()
+    monkeypatch.setattr(memory, "manager", manager)
+    monkeypatch.setattr(memory, "ModelPatcher", Patcher)
+    monkeypatch.setattr(Patcher, "made", 0)
+    return manager
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_managed_host_has_one_patcher_and_evicts_it(memory: Any, managed: Manager, options: Any, policy: str) -> None:
+    options("oms_memory_policy", policy)
+    guest = Guest()
+    for _ in range(3):
+        with memory.on_device(guest, META):
+            assert [loaded.model.model for loaded in managed.current_loaded_models] == [guest]
+            assert guest.at == META
+        stays = policy == "keep on the device"
+        assert len(managed.current_loaded_models) == int(stays)
+        assert guest.at == (META if stays else CPU)
+    assert Patcher.made == 1
+    # The sampler's own load evicts a guest that was left there.
+    managed.load_models_gpu([Patcher(Guest(), META, CPU)])
+    assert guest.at == CPU
+    memory.forget(guest)
+    assert all(loaded.model.model is not guest for loaded in managed.current_loaded_models)
+
+
+def test_a_network_that_is_dropped_takes_its_patcher_along(memory: Any, managed: Manager) -> None:
+    guest = Guest()
+    with memory.on_device(guest, META):
+        pass
+    gone = weakref.ref(guest)
+    memory.forget(guest)
+    del guest
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_same_pictures_under_every_policy_and_only_drop_forgets(
+    webui: WebUI, options: Any, capfd: pytest.CaptureFixture[str], policy: str
+) -> None:
+    from lib_oms.webui.loaded import LOADED
+
+    LOADED.clear()
+    expected = webui.txt2img(True, MODULE, "night", 1.5, sampler_name="Euler").pixels
+    LOADED.clear()
+    capfd.readouterr()
+    options("oms_memory_policy", policy)
+    for _ in range(2):
+        assert webui.txt2img(True, MODULE, "night", 1.5, sampler_name="Euler").pixels == expected
+    dropped = policy == "drop after use"
+    assert capfd.readouterr().out.count("Loading OMS module") == (2 if dropped else 1)
+    assert (LOADED._module is None) == dropped
+
+
+def test_dropped_module_is_really_gone(webui: WebUI, options: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lib_oms.webui.loaded import LOADED, OMSModule
+
+    loaded = []
+
+    def watched(*args: Any, **kwargs: Any) -> OMSModule:
+        module = load(*args, **kwargs)
+        loaded.extend(weakref.ref(part) for part in (module.psi, module.text_encoder))
+        return module
+
+    load = OMSModule.from_pretrained
+    monkeypatch.setattr(OMSModule, "from_pretrained", watched)
+    LOADED.clear()
+    options("oms_memory_policy", "drop after use")
+    webui.txt2img(True, MODULE, "night", sampler_name="Euler")
+    gc.collect()
+    assert len(loaded) == 2
+    assert [part() for part in loaded] == [None, None]
+
+
+def test_known_prompts_leave_the_text_encoder_where_it_is(webui: WebUI, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lib_oms.webui import memory
+
+    moved = []
+    on_device = memory.on_device
+    monkeypatch.setattr(memory, "on_device", lambda network, *a: moved.append(type(network)) or on_device(network, *a))
+    for _ in range(2):
+        webui.txt2img(True, MODULE, "a prompt that was never there before", 1.5, sampler_name="Euler")
+    assert [kind.__name__ for kind in moved] == ["OpenCLIPEncoder", "OMSUNet", "OMSUNet"]
+
+
+# SDXL's own text encoders
+
+
+class OpenClipEmbedder(nn.Module):
+    """sgm's FrozenOpenCLIPEmbedder2 by its interface, around transformers' bigG: both compute the same."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.model = nn.Module()
+        self.model.positional_embedding = network.text_model.embeddings.position_embedding.weight
+        self.model.vocab_size = network.config.vocab_size
+        self.network = network
+
+    def encode_with_transformer(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        states = self.network(input_ids=ids, output_hidden_states=True).hidden_states
+        return {"penultimate": states[-2], "last": states[-1]}
+
+
+class WithLora(nn.Module):
+    """A token embedding that A1111's Lora extension has changed for as long as its list of networks is not empty."""
+
+    def __init__(self, wrapped: nn.Module) -> None:
+        super().__init__()
+        self.wrapped = wrapped
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.wrapped(ids) + len(sys.modules["networks"].loaded_networks)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple:
+    return (
+        text_model(CLIP_L, 2),
+        tokenizer(tmp_path / "tokenizer"),
+        text_model(BIG_G, 3, projection=True),
+        tokenizer(tmp_path / "tokenizer_2", pad_token="!"),
+    )
+
+
+def a1111_model(pair: tuple) -> Any:
+    """As A1111's sd_hijack leaves an SDXL model: the conditioner with its embedders, each wrapped."""
+    first = SimpleNamespace(wrapped=SimpleNamespace(transformer=pair[0], tokenizer=pair[1]))
+    second = SimpleNamespace(wrapped=OpenClipEmbedder(pair[2]))
+    conditioner = nn.Module()
+    conditioner.embedders = [first, second]
+    return _Model(conditioner=conditioner, sd_checkpoint_info=SimpleNamespace(filename="a.safetensors"))
+
+
+def forge_model(pair: tuple) -> Any:
+    """As Forge's StableDiffusionXL engine."""
+    engines = [
+        SimpleNamespace(text_encoder=SimpleNamespace(transformer=network), tokenizer=tokenizer, id_pad=pad)
+        for network, tokenizer, pad in ((pair[0], pair[1], pair[1].pad_token_id), (pair[2], pair[3], 0))
+    ]
+    clip = SimpleNamespace(patcher=object())
+    return _Model(
+        text_processing_engine_l=engines[0],
+        text_processing_engine_g=engines[1],
+        forge_objects_original=SimpleNamespace(clip=clip),
+    )
+
+
+class _Model(SimpleNamespace):
+    """With an identity, as the hosts' models have."""
+
+    __hash__ = object.__hash__
+
+
+PROMPTS = ["", "a night", "a (bright:1.3) night, BREAK and [day]", "nig " * 100, "a ! night"]
+
+
+@pytest.mark.parametrize("kind", ["a1111", "forge"])
+def test_lent_pair_is_as_good_as_our_own(memory: Any, monkeypatch: Any, pair: tuple, kind: str) -> None:
+    from lib_oms.webui import host_text
+
+    fetched = []
+    if kind == "forge":
+        monkeypatch.setattr(memory, "manager", SimpleNamespace(load_model_gpu=fetched.append))
+        model = forge_model(pair)
+    else:
+        model = a1111_model(pair)
+        model.conditioner.register_forward_pre_hook(lambda module, _: fetched.append(module))
+    own = MixClipEncoder(*pair)
+    lent = host_text.of(model)
+    assert lent.width == own.width
+    for prompt in PROMPTS:
+        torch.testing.assert_close(lent.encode([prompt]), own.encode([prompt]), rtol=0, atol=1e-5)
+    wanted = model.forge_objects_original.clip.patcher if kind == "forge" else model.conditioner
+    assert fetched == [wanted] * len(PROMPTS)
+    assert host_text.of(model) is lent
+    assert not list(lent.parameters())  # the host's weights are the host's to move
+
+
+def test_lent_pair_goes_without_the_loras_of_the_main_prompt(memory: Any, monkeypatch: Any, pair: tuple) -> None:
+    from lib_oms.webui import host_text
+
+    networks = SimpleNamespace(loaded_networks=[])
+    monkeypatch.setitem(sys.modules, "networks", networks)
+    embeddings = pair[0].text_model.embeddings
+    expected = MixClipEncoder(*pair).encode(["night"])
+    embeddings.token_embedding = WithLora(embeddings.token_embedding)
+    networks.loaded_networks = loras = ["a lora"]
+    lent = host_text.of(a1111_model(pair))
+    torch.testing.assert_close(lent.encode(["night"]), expected, rtol=0, atol=1e-5)
+    assert networks.loaded_networks is loras
+    assert not torch.allclose(MixClipEncoder(*pair).encode(["night"]), expected)  # with it, it would differ
+
+
+def test_other_weights_in_the_same_model_are_another_pair(memory: Any, pair: tuple) -> None:
+    from lib_oms.webui import host_text
+
+    model = a1111_model(pair)
+    lent = host_text.of(model)
+    model.sd_checkpoint_info = SimpleNamespace(filename="b.safetensors")
+    assert host_text.of(model) is not lent
+    assert host_text.of(_Model()) is None
+
+
+def test_unloaded_model_is_not_kept(memory: Any, tmp_path: Path) -> None:
+    from lib_oms.webui import host_text
+
+    network = text_model(CLIP_L, 2)
+    pair = (network, tokenizer(tmp_path / "t"), text_model(BIG_G, 3, projection=True), None)
+    model = a1111_model(pair)
+    host_text.of(model).encode(["night"])
+    gone = weakref.ref(model), weakref.ref(network)
+    del model, network, pair
+    gc.collect()
+    assert [ref() for ref in gone] == [None, None]
+
+
+def test_module_with_the_lent_pair_reads_no_other(memory: Any, pair: tuple, tmp_path: Path) -> None:
+    from lib_oms import library
+    from lib_oms.webui import host_text
+    from lib_oms.webui.loaded import ModuleCache
+
+    width = CLIP_L["hidden_size"] + BIG_G["hidden_size"]
+    metadata = {"oms.text_encoder": "mixclip", "oms.latents": "sdxl"}
+    tiny_psi(width, metadata=metadata).save_pretrained(tmp_path / "large" / "oms_module")  # and no text encoder
+    (entry,) = library.scan([tmp_path])
+    lent = host_text.of(a1111_model(pair))
+    cache = ModuleCache()
+    module = cache.get(entry, "x", torch.float32, lent)
+    assert module.text_encoder is lent
+    noise = torch.randn(1, 4, 8, 8)
+    v, _ = module.predict_v(noise, ["night"])
+    torch.testing.assert_close(v, module.psi(noise, MixClipEncoder(*pair).encode(["night"])), rtol=0, atol=1e-5)
+    assert cache.get(entry, "x", torch.float32, lent) is module
+    cache.clear()
+
+
+# Failures
+
+
+class OutOfMemory:
+    """psi's forward when the device is full."""
+
+    def __call__(self, *args: Any) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.fixture
+def full_device(webui: WebUI) -> Iterator[None]:
+    from lib_oms.webui.loaded import LOADED
+
+    webui.txt2img(True, MODULE, sampler_name="Euler")
+    hook = LOADED._module.psi.register_forward_pre_hook(OutOfMemory())
+    yield
+    hook.remove()
+
+
+def test_out_of_memory_says_what_to_do(webui: WebUI, full_device: None) -> None:
+    with pytest.raises(RequestFailed, match=r"too little free memory.*smaller module.*Tried to allocate"):
+        webui.txt2img(True, MODULE, "night", sampler_name="Euler")
+    assert webui.txt2img(sampler_name="Euler").seen
+
+
+def test_out_of_memory_without_it_if_a_person_wants_that(webui: WebUI, options: Any, full_device: None) -> None:
+    options("oms_on_failure", "continue without it")
+    plain = webui.txt2img(sampler_name="Euler")
+    made = webui.txt2img(True, MODULE, "night", sampler_name="Euler")
+    assert made.pixels == plain.pixels
+    assert 'OMS skipped: "it failed: there is too little free memory' in made.infotext
+    assert "OMS: True" not in made.infotext
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        ((True, "no such module"), "there is no OMS module named"),
+        ((True, "Automatic", "", 99), "OMS guidance scale (guidance_scale): 99 is not allowed"),
+        (("yes",), "true or false"),
+    ],
+)
+def test_what_else_fails_goes_without_it_if_a_person_wants_that(
+    webui: WebUI, options: Any, capfd: pytest.CaptureFixture[str], args: tuple, reason: str
+) -> None:
+    options("oms_on_failure", "continue without it")
+    plain = webui.txt2img(sampler_name="Euler")
+    made = webui.txt2img(*args, sampler_name="Euler")
+    assert made.pixels == plain.pixels
+    assert "OMS skipped: " in made.infotext
+    assert reason in made.infotext
+    assert "OMS: True" not in made.infotext
+    assert reason in capfd.readouterr().out
+    options("oms_on_failure", "stop")
+    with pytest.raises(RequestFailed):
+        webui.txt2img(*args, sampler_name="Euler")
