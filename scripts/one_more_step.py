@@ -4,7 +4,7 @@ A table of contents: which of the host's hooks calls what. The work is in lib_om
 """
 
 import gradio as gr
-from modules import errors, scripts
+from modules import errors, scripts, shared
 
 # The extension's folder is on sys.path only while this file is loaded, so everything is imported here and now.
 try:
@@ -51,6 +51,9 @@ class OneMoreStep(scripts.Script):
 
     def _refuse(self, p):
         """Makes a request that asks for the step fail, instead of a picture that silently goes without."""
+        if getattr(shared.opts, "oms_on_failure", "stop") == "continue without it":
+            p.extra_generation_params["OMS skipped"] = PROBLEM
+            return
 
         def sample(*args, **kwargs):
             raise RuntimeError(PROBLEM)
