@@ -4,7 +4,7 @@ A table of contents: which of the host's hooks calls what. The work is in lib_om
 """
 
 import gradio as gr
-from modules import errors, script_callbacks, scripts
+from modules import errors, script_callbacks, scripts, shared
 
 
 def why(error):
@@ -66,6 +66,9 @@ class OneMoreStep(scripts.Script):
     def _refuse(self, p):
         """Makes a request that asks for the step fail, instead of a picture that silently goes without."""
         problem = self.problem
+        if getattr(shared.opts, "oms_on_failure", "") == "continue without it":
+            p.extra_generation_params["OMS skipped"] = problem
+            return
 
         def sample(*args, **kwargs):
             raise RuntimeError(problem)

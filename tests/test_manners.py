@@ -65,8 +65,11 @@ class Guest(nn.Linear):
     def __init__(self) -> None:
         super().__init__(2, 2)
 
-    def to(self, device: torch.device | str) -> Guest:
-        return self.to_empty(device=device) if torch.device(device) == CPU else super().to(device)
+    def _apply(self, fn: Any, recurse: bool = True) -> Guest:
+        try:
+            return super()._apply(fn, recurse)
+        except NotImplementedError:  # "Cannot copy out of meta tensor"
+            return self.to_empty(device=CPU)
 
     @property
     def at(self) -> torch.device:
@@ -161,7 +164,7 @@ def test_managed_host_has_one_patcher_and_evicts_it(memory: Any, managed: Manage
     guest = Guest()
     for _ in range(3):
         with memory.on_device(guest, META):
-            assert [loaded.model.model for loaded in managed.current_loaded_models] == [guest]
+            assert [loaded.model.model.network for loaded in managed.current_loaded_models] == [guest]
             assert guest.at == META
         stays = policy == "keep on the device"
         assert len(managed.current_loaded_models) == int(stays)
@@ -170,8 +173,16 @@ def test_managed_host_has_one_patcher_and_evicts_it(memory: Any, managed: Manage
     # The sampler's own load evicts a guest that was left there.
     managed.load_models_gpu([Patcher(Guest(), META, CPU)])
     assert guest.at == CPU
+
+
+def test_forgotten_network_leaves_the_managed_device(memory: Any, managed: Manager, options: Any) -> None:
+    options("oms_memory_policy", "keep on the device")
+    guest = Guest()
+    with memory.on_device(guest, META):
+        pass
     memory.forget(guest)
-    assert all(loaded.model.model is not guest for loaded in managed.current_loaded_models)
+    assert guest.at == CPU
+    assert managed.current_loaded_models == []
 
 
 def test_a_network_that_is_dropped_takes_its_patcher_along(memory: Any, managed: Manager) -> None:

@@ -181,5 +181,6 @@ def _fast(tokenizer: Any, pad: int | None) -> Any:
         tokenizer.save_pretrained(folder)
         fast = CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
     if pad is not None:
-        fast.pad_token = fast.convert_ids_to_tokens(pad)
+        # As a special token, so that "!" in a prompt is read as in psi's training (see lib_oms/text.py).
+        fast.add_special_tokens({"pad_token": fast.convert_ids_to_tokens(pad)})
     return fast

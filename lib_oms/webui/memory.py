@@ -80,6 +80,16 @@ class _Plain:
         return not _saves_memory()
 
 
+class OneMoreStepGuest(nn.Module):
+    """What a manager gets to see of a network, under the name that it prints: managers write attributes of their own
+    into it, such as `device`, which the networks themselves have as properties.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+
 class _Managed:
     """A host with Forge's memory manager: a guest network is loaded and evicted through its one ModelPatcher."""
 
@@ -110,7 +120,8 @@ class _Managed:
     def _patcher(self, network: nn.Module, device: torch.device) -> Any:
         """Made once for each network, as the manager knows its guests by it, and gone with the network."""
         if not hasattr(network, _PATCHER):
-            patcher = self._patcher_class(network, load_device=device, offload_device=torch.device("cpu"))
+            guest = OneMoreStepGuest(network)
+            patcher = self._patcher_class(guest, load_device=device, offload_device=torch.device("cpu"))
             setattr(network, _PATCHER, patcher)
         return getattr(network, _PATCHER)
 
