@@ -39,10 +39,13 @@ MODULES = (
 
 @dataclass(frozen=True)
 class EncoderSource:
-    """Where a text encoder is published: repositories in the order in which they are tried, and the folders in them."""
+    """Where a text encoder is published: repositories in the order in which they are tried, the folders in them, the
+    width of its embeddings, and the size of its weights in half precision.
+    """
 
     repositories: tuple[str, ...]
     folders: tuple[str, ...]
+    width: int
     size: int
 
 
@@ -58,11 +61,13 @@ TEXT_ENCODERS = {
             "Manojb/stable-diffusion-2-base",
         ),
         ("text_encoder", "tokenizer"),
+        1024,
         681_000_000,
     ),
     "mixclip": EncoderSource(
         ("stabilityai/stable-diffusion-xl-base-1.0",),
         ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"),
+        2048,
         1_636_000_000,
     ),
 }
