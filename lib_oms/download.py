@@ -10,17 +10,17 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib_oms import catalogue, hub
-from lib_oms.errors import DownloadError, ModuleFileError, SettingError
+from lib_oms.errors import DownloadError, SettingError
 from lib_oms.hub import RemoteFile
 from lib_oms.library import TEXT_ENCODERS_FOLDER, ModuleEntry, describe
-from lib_oms.listing import human_size
+from lib_oms.listing import READY, human_size, state
 from lib_oms.module_files import CONFIG_NAME, FP16_WEIGHTS_NAME, MODULE_FOLDER, WEIGHTS_NAME
-from lib_oms.text_sources import Places, find_source
+from lib_oms.text_sources import Places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,11 +111,7 @@ def _has_encoder(module: catalogue.Published, root: Path, places: Places) -> boo
     kind = module.text_encoder
     width = catalogue.TEXT_ENCODERS[kind].width
     entry = ModuleEntry(module.name, root / module.name, module.latents, kind, 0, width=width)
-    try:
-        find_source(entry, Places((root, *places.folders), places.checkpoints, places.tokenizers, places.loaded))
-    except ModuleFileError:
-        return False
-    return True
+    return state(entry, replace(places, folders=(root, *places.folders)))[0] == READY
 
 
 def _module_part(module: catalogue.Published, root: Path) -> _Part:
@@ -227,6 +223,9 @@ def _put_in_place(part: _Part, root: Path) -> None:
             shutil.rmtree(stage, ignore_errors=True)
             raise DownloadError(f"what the repository holds is no usable OMS module, so it was thrown away: {problem}")
     try:
+        for path in [path for path in stage.rglob("*") if path.is_file()]:
+            if path.relative_to(stage).as_posix() not in part.files:  # of a version that has been replaced since
+                path.unlink()
         part.place.parent.mkdir(parents=True, exist_ok=True)
         if not part.place.exists():
             stage.replace(part.place)

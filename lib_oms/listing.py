@@ -52,6 +52,8 @@ def state(entry: ModuleEntry, places: Places) -> tuple[str, str]:
     """State of a module and what it comes from."""
     if entry.problem is not None:
         return BROKEN, entry.problem
+    if entry.text_encoder in places.lends:
+        return READY, "the loaded model"
     try:
         return READY, find_source(entry, places).where
     except ModuleFileError as error:

@@ -45,13 +45,14 @@ class LoadedModel:
 @dataclass(frozen=True)
 class Places:
     """Where to look: models folders, folders of single-file checkpoints, tokenizer folders that the host brings along,
-    and the loaded model's text tower, if it has one.
+    the loaded model's text tower, if it has one, and the kinds of text encoder that the host lends at need.
     """
 
     folders: tuple[Path, ...] = ()
     checkpoints: tuple[Path, ...] = ()
     tokenizers: tuple[Path, ...] = ()
     loaded: LoadedModel | None = None
+    lends: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

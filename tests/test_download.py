@@ -39,8 +39,10 @@ def _content(folder: Path) -> dict[str, bytes]:
 def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes]]:
     """The repositories: as published, but small; and with files that nobody should take."""
     module, encoder = tmp_path_factory.mktemp("module"), tmp_path_factory.mktemp("encoder")
-    tiny_psi(VIT_H["hidden_size"]).save_pretrained(module / "oms_module", variant="fp16")
-    tiny_psi(VIT_H["hidden_size"]).save_pretrained(module / "oms_module")
+    # The real ones tell their text encoder by the width of 1024, which this one has not.
+    psi = tiny_psi(VIT_H["hidden_size"], metadata={"oms.text_encoder": "openclip"})
+    psi.save_pretrained(module / "oms_module", variant="fp16")
+    psi.save_pretrained(module / "oms_module")
     (module / "model_index.json").write_text('{"_class_name": "OMSPipeline"}')
     for part in ("oms_text_encoder", "oms_tokenizer"):
         (module / part).mkdir()
@@ -297,7 +299,7 @@ def test_a_folder_that_cannot_be_written(server, root):
 def test_cancel_keeps_what_has_come(server, root):
     seen = []
     with pytest.raises(Cancelled, match="start it again to continue"):
-        get(root, progress=seen.append, cancelled=lambda: bool(seen) and seen[-1].done > 200_000)
+        get(root, progress=seen.append, cancelled=lambda: sum(p.what == ENCODER_WEIGHTS for p in seen) > 3)
     assert visible(root) == []
     server.requests.clear()
     get(root)
@@ -387,6 +389,6 @@ def test_the_command_says_what_is_wrong_in_one_line_and_goes_through_a_proxy(ser
     # A name that no resolver knows: only a proxy can have been asked.
     proxied = {"HF_ENDPOINT": "http://hub.invalid", "HTTP_PROXY": server.url, "http_proxy": server.url}
     process = command(server, root, HF_TOKEN="", **proxied)
-    process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert any("hub.invalid" in path or path.startswith("/api/models/h1t") for _, path, _ in server.requests)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert (root / NAME / WEIGHTS).is_file()
