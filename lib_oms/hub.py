@@ -126,8 +126,8 @@ def _grow(file: RemoteFile, part: Path, gained: Callable[[int], None], cancelled
         except DownloadError:
             raise
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
-                raise
+            if isinstance(error, OSError) and error.errno is not None and not _is_network(error):
+                raise  # the disk's
             if _size(part) > file.size:  # old versions append a whole answer where a server ignores the range
                 gained(-_size(part))
                 part.unlink()

@@ -1,6 +1,5 @@
 """Downloads from a real HTTP server on loopback by the real hub client, with faults."""
 
-import errno
 import json
 import os
 import signal
@@ -9,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -264,15 +264,10 @@ def test_the_token_goes_along(server, root, monkeypatch):
 
 
 def test_no_disk_space_is_said_before_anything_is_taken(server, root, monkeypatch):
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: os.terminal_size((0, 0)) and _Disk(free=1000))
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(DownloadError, match=r"[\d.]+ kB are still needed and only 1 kB are free\. Make room"):
         get(root)
     assert not server.ranges(WEIGHTS)
-
-
-class _Disk:
-    def __init__(self, free: int) -> None:
-        self.free = free
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this machine has no /dev/full")
@@ -293,7 +288,6 @@ def test_a_folder_that_cannot_be_written(server, root):
     root.write_text("a file is in the way")
     with pytest.raises(DownloadError, match=r"cannot be written"):
         get(root)
-    assert errno.ENOSPC  # the other reason, tested above
 
 
 def test_cancel_keeps_what_has_come(server, root):

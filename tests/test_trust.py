@@ -26,6 +26,7 @@ from lib_oms.unet import OMSUNet
 
 HUGE = (0, -1, 2**31, 2**53, 2**60, 2**63, 10**400, 1e308, float("nan"), None, True, "", [], {}, "x" * 100_000)
 ONE_FILE = "m.safetensors"
+CHECKPOINT = ".checkpoints/c.safetensors"  # hidden, so that it is in no list of modules
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,8 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     (folder / "mod" / "model_index.json").write_text('{"_name_or_path": "h1t/oms_b_openclip_xl"}')
     text_model(VIT_H).save_pretrained(folder / "mod" / "text_encoder", safe_serialization=True)
     write_tokenizer(folder / "mod" / "tokenizer", "!")
-    save_file({"cond_stage_model.model.token_embedding.weight": torch.zeros(4, 64)}, folder / "checkpoint.safetensors")
+    (folder / CHECKPOINT).parent.mkdir()
+    save_file({"cond_stage_model.model.token_embedding.weight": torch.zeros(4, 64)}, folder / CHECKPOINT)
     files = (path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
@@ -103,7 +105,7 @@ def try_everything(folder: Path) -> Iterator[str]:
             except ModuleFileError:
                 yield "refused later"
     listing(Places((folder,), (folder,)))
-    checkpoint_tower(folder / "checkpoint.safetensors")
+    checkpoint_tower(folder / CHECKPOINT)
     try:
         load_text_encoder(folder / "mod", "openclip")
         yield "text loaded"
