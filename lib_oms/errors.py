@@ -11,3 +11,11 @@ class ModuleFileError(OMSError):
 
 class SettingError(OMSError):
     """A setting of the wrong type or out of its range; names the setting, the value and what is allowed."""
+
+
+class DownloadError(OMSError):
+    """A download that did not come to its end: no network, a server's refusal, no disk space, wrong content."""
+
+
+class Cancelled(DownloadError):  # noqa: N818
+    """A download that a person ended."""

@@ -9,8 +9,10 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
+from lib_oms import catalogue
 from lib_oms.errors import ModuleFileError, SettingError
 from lib_oms.module_files import (
     CONFIG_NAME,
@@ -25,8 +27,11 @@ from lib_oms.module_files import (
 UNKNOWN = "unknown"
 LATENTS_KEY = "oms.latents"
 TEXT_ENCODER_KEY = "oms.text_encoder"
+TEXT_ENCODERS_FOLDER = "text_encoders"  # below a models folder: encoders that modules share
 # Base modules for SD and for SDXL have the same tensors; only what they were published as tells them apart.
-_PUBLISHED = {"oms_b_openclip_15_21": "sd", "oms_b_openclip_xl": "sdxl", "oms_l_mixclip_xl": "sdxl"}
+_PUBLISHED = {
+    name: module.latents for module in catalogue.MODULES for name in (module.name, module.repository.split("/")[1])
+}
 _TEXT_ENCODERS = {1024: "openclip", 2048: "mixclip"}
 _INDEX_NAME = "model_index.json"
 _WORD = re.compile(r"[\w.+-]{1,64}")
@@ -38,7 +43,8 @@ class ModuleEntry:
 
     name is its path below the scanned folder, with / and without suffix; latents is "sd" (SD1.x, SD2.x), "sdxl",
     another name from the file's metadata, or "unknown"; text_encoder is "openclip", "mixclip", another name or
-    "unknown"; size is that of psi's weights in bytes; problem says why it cannot be used, or is None.
+    "unknown"; size is that of psi's weights in bytes; problem says why it cannot be used, or is None; width is that of
+    the text psi reads; why says what latents and text_encoder were told by.
     """
 
     name: str
@@ -47,6 +53,8 @@ class ModuleEntry:
     text_encoder: str
     size: int
     problem: str | None = None
+    width: int = 0
+    why: tuple[str, str] = ("", "")
 
 
 def scan(folders: Iterable[str | os.PathLike[str]]) -> list[ModuleEntry]:
@@ -106,8 +114,28 @@ def identify(path: str | os.PathLike[str]) -> tuple[str, str]:
         ModuleFileError: not an OMS module.
     """
     module = inspect_module(path)
-    encoder = _text_encoder(module)
-    return _latents(module, encoder, Path(os.path.abspath(path)).with_suffix("").as_posix()), encoder
+    encoder, _ = _text_encoder(module)
+    return _latents(module, encoder, Path(os.path.abspath(path)).with_suffix("").as_posix())[0], encoder
+
+
+def describe(path: str | os.PathLike[str]) -> ModuleEntry:
+    """The entry of one module or file, whatever folder it is in; its name is the whole path's last part.
+
+    What is no module, or a broken one, has its problem said, as in `scan`.
+    """
+    path = Path(path)
+    name = Path(os.path.abspath(path)).with_suffix("").as_posix()
+    found = _facts(path, name, _stamp(path))
+    return replace(found, name=path.stem if path.suffix.lower() == ".safetensors" else Path(name).name)
+
+
+def own_folder(path: Path) -> Path:
+    """Where a module's own text encoder lies: its folder, or the one that its file is in."""
+    if path.suffix.lower() == ".safetensors" and not path.is_dir():
+        return path.parent
+    if path.name == MODULE_FOLDER and not any(path.glob("*text_encoder")):
+        return path.absolute().parent
+    return path
 
 
 def _candidates(root: Path) -> Iterator[Path]:
@@ -147,26 +175,56 @@ def _describe(path: Path, root: Path) -> ModuleEntry:
     name = relative.with_suffix("").as_posix() if path.suffix.lower() == ".safetensors" else relative.as_posix()
     if name == ".":
         name = path.resolve().name
-    entry = ModuleEntry(name, path, UNKNOWN, UNKNOWN, 0)
     try:
         _refuse_links(path, root)
+    except (ModuleFileError, OSError) as error:
+        return ModuleEntry(name, path, UNKNOWN, UNKNOWN, _size(path), problem=str(error))
+    return _facts(path, name, _stamp(path))
+
+
+@lru_cache(maxsize=2048)
+def _facts(path: Path, name: str, stamp: object) -> ModuleEntry:  # stamp only tells old answers from new ones
+    """What the headers say. Remembered: a page asks again and again, and 200 headers are 10 MB of JSON."""
+    entry = ModuleEntry(name, path, UNKNOWN, UNKNOWN, 0)
+    try:
         module = inspect_module(path)
-        encoder = _text_encoder(module)
-        return replace(
-            entry,
-            latents=_latents(module, encoder, name),
-            text_encoder=encoder,
-            size=module.weights.stat().st_size,
-        )
+        encoder, encoder_why = _text_encoder(module)
+        latents, latents_why = _latents(module, encoder, name)
+        size = module.weights.stat().st_size
     except (ModuleFileError, OSError) as error:
         return replace(entry, size=_size(path), problem=str(error))
+    return replace(
+        entry,
+        latents=latents,
+        text_encoder=encoder,
+        size=size,
+        width=module.config.cross_attention_dim,
+        why=(latents_why, encoder_why),
+    )
+
+
+def _stamp(path: Path) -> tuple[tuple[int, ...], ...]:
+    """Changes with every file that a module is told by."""
+    return tuple(map(_state, _told_by(path)))
+
+
+def _told_by(path: Path) -> list[Path]:
+    folders = (path, path / MODULE_FOLDER)
+    files = [folder / name for folder in folders for name in (CONFIG_NAME, WEIGHTS_NAME, FP16_WEIGHTS_NAME)]
+    return [*folders, *files, path / _INDEX_NAME]
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_mode
 
 
 def _refuse_links(path: Path, root: Path) -> None:
     inside = root.resolve()
-    folders = (path, path / MODULE_FOLDER)
-    files = [folder / name for folder in folders for name in (CONFIG_NAME, WEIGHTS_NAME, FP16_WEIGHTS_NAME)]
-    for part in (*folders, *files, path / _INDEX_NAME):
+    for part in _told_by(path):
         try:
             outside = part.exists() and not part.resolve().is_relative_to(inside)
         except (OSError, RuntimeError):  # a link that leads to itself
@@ -175,18 +233,24 @@ def _refuse_links(path: Path, root: Path) -> None:
             raise ModuleFileError(f"{part}: is a link out of {root}, which is not followed; put the file itself here")
 
 
-def _text_encoder(module: ModuleFile) -> str:
-    known = _TEXT_ENCODERS.get(module.config.cross_attention_dim, UNKNOWN)
-    return _word(module.metadata.get(TEXT_ENCODER_KEY)) or known
+def _text_encoder(module: ModuleFile) -> tuple[str, str]:
+    told = _word(module.metadata.get(TEXT_ENCODER_KEY))
+    if told:
+        return told, f"metadata {TEXT_ENCODER_KEY}"
+    width = module.config.cross_attention_dim
+    return _TEXT_ENCODERS.get(width, UNKNOWN), f"psi reads text of width {width}"
 
 
-def _latents(module: ModuleFile, encoder: str, name: str) -> str:
+def _latents(module: ModuleFile, encoder: str, name: str) -> tuple[str, str]:
     told = _word(module.metadata.get(LATENTS_KEY))
     if told:
-        return told
-    if encoder == "mixclip":  # SDXL's own pair of text encoders
-        return "sdxl"
-    return next((_PUBLISHED[part] for part in _published_as(module, name) if part in _PUBLISHED), UNKNOWN)
+        return told, f"metadata {LATENTS_KEY}"
+    if encoder == "mixclip":
+        return "sdxl", "it reads SDXL's own pair of text encoders"
+    for part in _published_as(module, name):
+        if part in _PUBLISHED:
+            return _PUBLISHED[part], f"published as {part}"
+    return UNKNOWN, f"neither metadata {LATENTS_KEY} nor a published name, and base modules' tensors are all alike"
 
 
 def _published_as(module: ModuleFile, name: str) -> Iterator[str]:

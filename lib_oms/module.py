@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from lib_oms.errors import ModuleFileError, OMSError
-from lib_oms.library import identify
-from lib_oms.text import KINDS, TextEncoder, load_text_encoder
+from lib_oms.library import TEXT_ENCODERS_FOLDER, identify, own_folder
+from lib_oms.text import KINDS, TextEncoder, holds_encoder, load_text_encoder
+from lib_oms.text_sources import TextSource
 from lib_oms.unet import OMSUNet, predict_v
 
 
@@ -52,7 +53,7 @@ class OMSModule:
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         *,
-        text_encoder: TextEncoder | str | os.PathLike[str] | None = None,
+        text_encoder: TextEncoder | TextSource | str | os.PathLike[str] | None = None,
     ) -> OMSModule:
         """Loads a module's folder or file, and its text encoder.
 
@@ -60,8 +61,9 @@ class OMSModule:
             path: the published folder (with or without the oms_module/ level), or one .safetensors file.
             dtype: of both networks; float32 if not given.
             device: for both networks; the CPU if not given.
-            text_encoder: a loaded one, or a folder that holds one. If not given, it is looked for in the module's own
-                folder: oms_text_encoder/ with oms_tokenizer/, else text_encoder/ with tokenizer/.
+            text_encoder: a loaded one, where one can be loaded from, or a folder that holds one. If not given, it is
+                looked for in the module's own folder: oms_text_encoder/ with oms_tokenizer/, else text_encoder/ with
+                tokenizer/; and in text_encoders/ beside that folder, where `python -m lib_oms download` puts it.
 
         Raises:
             ModuleFileError: psi or its text encoder is missing or broken; says which and what is needed.
@@ -75,8 +77,11 @@ class OMSModule:
                     f"{path}: does not say which text encoder it reads: no oms.text_encoder in its metadata, and text "
                     f"of width {psi.config.cross_attention_dim} is no published module's; pass a loaded text_encoder"
                 )
-            folder = Path(text_encoder) if text_encoder is not None else _own_folder(path)
-            text_encoder = load_text_encoder(folder, kind, dtype=dtype)
+            if isinstance(text_encoder, TextSource):
+                text_encoder = text_encoder.load(dtype)
+            else:
+                folder = Path(text_encoder) if text_encoder is not None else _encoder_folder(path, kind)
+                text_encoder = load_text_encoder(folder, kind, dtype=dtype)
         try:
             module = cls(psi, text_encoder, latents)
         except OMSError as error:
@@ -175,9 +180,8 @@ def _of_one_length(conds: Sequence[Tensor], unconds: Sequence[Tensor]) -> list[l
     return list(groups.values())
 
 
-def _own_folder(path: Path) -> Path:
-    if path.is_file():
-        return path.parent
-    if path.name == "oms_module" and not any(path.glob("*text_encoder")):
-        return path.absolute().parent
-    return path
+def _encoder_folder(path: Path, kind: str) -> Path:
+    own = own_folder(path)
+    shared = own.absolute().parent if path.is_dir() else own.absolute()
+    beside = shared / TEXT_ENCODERS_FOLDER / kind
+    return beside if not holds_encoder(own, kind) and holds_encoder(beside, kind) else own

@@ -103,15 +103,15 @@ def check_tensors(module: ModuleFile, expected: Mapping[str, tuple[int, ...]]) -
             )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A small JSON object from disk; raises ModuleFileError where it is none."""
+def read_json(path: Path, most: int = _MAX_CONFIG_BYTES) -> dict[str, Any]:
+    """A JSON object of at most `most` bytes from disk; raises ModuleFileError where it is none."""
     try:
         with path.open("rb") as file:
-            text = file.read(_MAX_CONFIG_BYTES + 1)
+            text = file.read(most + 1)
     except OSError as error:
         raise ModuleFileError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if len(text) > _MAX_CONFIG_BYTES:
-        raise ModuleFileError(f"{path}: is larger than {_MAX_CONFIG_BYTES} bytes, too large for a config")
+    if len(text) > most:
+        raise ModuleFileError(f"{path}: is larger than {most} bytes, too large for a config")
     return _json_object(text, path)
 
 

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from lib_oms.errors import ModuleFileError, OMSError
 from lib_oms.prompt import parse_prompt
+from lib_oms.text_files import has_vocabulary, load_model, load_tokenizer, weights_name
 from lib_oms.tower import POSITIONS, TextTower, Tower
 
 CACHED_CHUNKS = 128  # 40 MB of ViT-H, 81 MB of mixclip, in float32
@@ -147,7 +148,6 @@ class TextEncoder(nn.Module):
                 parts.append(torch.cat(states).to(self.dtype).flatten(0, 1))
             return torch.cat(parts, dim=-1)
 
-
     def _precision(self) -> AbstractContextManager[None]:
         """In what the networks compute: in the precision of their weights."""
         return torch.autocast(self.device.type, enabled=False)
@@ -190,7 +190,6 @@ class MixClipEncoder(TextEncoder):
 _PARTS = {"openclip": ("",), "mixclip": ("", "_2")}  # what the folders' names end in
 KINDS = tuple(_PARTS)
 _PREFIXES = ("oms_", "")  # the published modules' folders first, then those of a plain diffusers pipeline
-_WEIGHTS = {"model.safetensors": None, "model.safetensors.index.json": None, "model.fp16.safetensors": "fp16"}
 
 
 def load_text_encoder(folder: str | Path, kind: str, dtype: torch.dtype | None = None) -> TextEncoder:
@@ -212,21 +211,33 @@ def load_text_encoder(folder: str | Path, kind: str, dtype: torch.dtype | None =
     prefix = _find_prefix(folder, kind)
     loaded: list[Any] = []
     for part in _PARTS[kind]:
-        loaded.append(_load_model(folder / f"{prefix}text_encoder{part}", projection=part == "_2", dtype=dtype))
-        loaded.append(_load_tokenizer(folder / f"{prefix}tokenizer{part}"))
+        loaded.append(load_model(folder / f"{prefix}text_encoder{part}", projection=part == "_2", dtype=dtype))
+        loaded.append(load_tokenizer(folder / f"{prefix}tokenizer{part}"))
     try:
         return OpenCLIPEncoder(*loaded) if kind == "openclip" else MixClipEncoder(*loaded)
     except OMSError as error:
         raise ModuleFileError(f"{folder}: {error}") from error
 
 
-def _find_prefix(folder: Path, kind: str) -> str:
+def holds_encoder(folder: Path, kind: str) -> bool:
+    """Whether `folder` holds all files of a text encoder of this kind; their content is not looked at."""
+    return _prefix(folder, kind) is not None
+
+
+def _prefix(folder: Path, kind: str) -> str | None:
     for prefix in _PREFIXES:
         if all(
-            _weights(folder / f"{prefix}text_encoder{part}") and _has_vocabulary(folder / f"{prefix}tokenizer{part}")
+            weights_name(folder / f"{prefix}text_encoder{part}") and has_vocabulary(folder / f"{prefix}tokenizer{part}")
             for part in _PARTS[kind]
         ):
             return prefix
+    return None
+
+
+def _find_prefix(folder: Path, kind: str) -> str:
+    prefix = _prefix(folder, kind)
+    if prefix is not None:
+        return prefix
     needed = [f"{name}{part}/" for part in _PARTS[kind] for name in ("text_encoder", "tokenizer")]
     message = (
         f"{folder} holds no whole {kind} text encoder: {', '.join(needed)} (or the same with oms_ before it) must hold "
@@ -240,54 +251,9 @@ def _find_prefix(folder: Path, kind: str) -> str:
     raise ModuleFileError(message)
 
 
-def _weights(folder: Path) -> str | None:
-    return next((name for name in _WEIGHTS if (folder / name).is_file()), None)
-
-
-def _has_vocabulary(folder: Path) -> bool:
-    pair = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
-    return pair or (folder / "tokenizer.json").is_file()
-
-
 def _named_repository(config: Path) -> str | None:
     try:
         named = json.loads(config.read_text("utf-8")).get("_name_or_path")
     except (OSError, ValueError, AttributeError):
         return None
     return named if isinstance(named, str) and len(named) < 200 else None
-
-
-def _load_model(folder: Path, *, projection: bool, dtype: torch.dtype | None) -> nn.Module:
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection  # seconds of import that tests of prompts save
-
-    kind = CLIPTextModelWithProjection if projection else CLIPTextModel
-    weights = _weights(folder)
-    try:
-        model_type = json.loads((folder / "config.json").read_text("utf-8")).get("model_type")
-        if model_type not in ("clip_text_model", "clip"):
-            raise ModuleFileError(f"{folder}/config.json is of a {model_type!r} model; a CLIP text model is needed")
-        model, info = kind.from_pretrained(
-            str(folder),
-            local_files_only=True,
-            use_safetensors=True,
-            variant=_WEIGHTS[weights],
-            output_loading_info=True,
-        )
-    except ModuleFileError:
-        raise
-    except Exception as error:  # transformers, safetensors and json each have their own errors for a broken file
-        raise ModuleFileError(f"{folder}: cannot read {weights} with its config.json: {error}") from error
-    # Old files hold position_ids, which newer versions of transformers do not know, and the reverse.
-    missing = sorted(key for key in info["missing_keys"] if not key.endswith("position_ids"))
-    if missing:
-        raise ModuleFileError(f"{folder / weights} lacks {len(missing)} tensors of its config, {missing[0]} first")
-    return model.to(dtype or torch.float32)
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    from transformers import CLIPTokenizerFast  # the slow one of transformers 4.30 strips accents where ftfy is absent
-
-    try:
-        return CLIPTokenizerFast.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # tokenizers raises plain Exception
-        raise ModuleFileError(f"{folder}: cannot read the tokenizer: {error}") from error

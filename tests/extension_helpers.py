@@ -111,6 +111,8 @@ class Watcher(scripts.Script):
             model.alphas_cumprod = torch.cat([root[:-1] ** 2, torch.tensor([4.8973451890853435e-08])])
         if state == "unknown latents":
             model.oms_latents = None
+        if state.startswith("latents "):  # as another checkpoint, of another family, would declare
+            model.oms_latents = state.partition(" ")[2]
 
     def process_before_every_sampling(self, p, state, **kwargs):
         WATCHING["armed"] = True

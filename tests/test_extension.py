@@ -262,6 +262,66 @@ def test_latents_by_what_a_real_hosts_model_says_of_itself(webui: WebUI, facts: 
     assert host.latents_of(SimpleNamespace(**facts)) == latents
 
 
+# Which module
+
+
+def test_automatic_follows_the_latents_of_the_model_that_is_loaded(webui: WebUI) -> None:
+    for state, name in (("", "untrained"), ("latents sdxl", "sdxl"), ("", "untrained")):
+        for module in ("Automatic", name):
+            infotext = webui.txt2img(True, module, "night", sampler_name="Euler", state=state).infotext
+            assert f"OMS model: {name} [" in infotext
+
+
+def test_a_module_for_other_latents_is_refused_before_sampling_with_those_that_fit(webui: WebUI) -> None:
+    before = webui._count()
+    with pytest.raises(RequestFailed, match=r"'untrained' is for .*Those for the loaded model are sdxl\."):
+        webui.txt2img(True, MODULE, "night", sampler_name="Euler", state="latents sdxl")
+    with pytest.raises(RequestFailed, match=r"'sdxl' is for latents of SDXL.*Those for the loaded model are untrained"):
+        webui.txt2img(True, "sdxl", "night", sampler_name="Euler")
+    with pytest.raises(RequestFailed, match=r"no usable OMS module for the loaded model.*SD1\.x and SD2\.x"):
+        webui.txt2img(True, "Automatic", "night", sampler_name="Euler", state="latents sd")
+    assert webui._count() == before, "the denoiser was not called"
+
+
+@pytest.mark.parametrize("name", ["../untrained", "/etc/passwd", "nul\0", "CON", "x" * 10_000, "untrained/oms_module"])
+def test_names_that_are_no_names_are_refused_alike(webui: WebUI, name: str) -> None:
+    with pytest.raises(RequestFailed, match="there is no OMS module named") as caught:
+        webui.txt2img(True, name, "night")
+    assert len(str(caught.value)) < 1000
+
+
+def test_the_text_encoder_of_a_loaded_sd2(webui: WebUI) -> None:
+    """As A1111 holds it, with a LoRA's changes on two of its layers."""
+    from lib_oms.webui import sources
+
+    with torch.device("cpu"):
+        tower = torch.nn.Module()
+        tower.attn = torch.nn.MultiheadAttention(8, 2)
+        tower.mlp = torch.nn.Linear(8, 8)
+        tower.plain = torch.nn.Linear(8, 8)
+    kept = {name: tensor.clone() for name, tensor in tower.state_dict().items()}
+    tower.attn.network_weights_backup = (kept["attn.in_proj_weight"], kept["attn.out_proj.weight"])
+    tower.mlp.network_weights_backup, tower.mlp.network_bias_backup = kept["mlp.weight"], kept["mlp.bias"]
+    with torch.no_grad():
+        for parameter in (*tower.attn.parameters(), *tower.mlp.parameters()):
+            if parameter is not tower.attn.in_proj_bias and parameter is not tower.attn.out_proj.bias:
+                parameter.add_(1)
+    model = SimpleNamespace(
+        is_sd2=True,
+        sd_checkpoint_info=SimpleNamespace(filename="/models/v2.ckpt"),
+        cond_stage_model=SimpleNamespace(wrapped=SimpleNamespace(model=tower)),
+    )
+    loaded = sources.loaded_openclip(model)
+    assert loaded.shapes == {name: tuple(tensor.shape) for name, tensor in kept.items()}
+    for name, tensor in kept.items():
+        assert torch.equal(loaded.tensor(name), tensor), name
+    model.sd_checkpoint_info.filename = "/models/v2.safetensors"
+    assert sources.loaded_openclip(model) is None, "then it is read from its file"
+    assert str(sources.host.checkpoint_places(model)[0]) == "/models/v2.safetensors"
+    model.is_sd2 = False
+    assert sources.loaded_openclip(model) is None
+
+
 # Infotext
 
 

@@ -252,10 +252,26 @@ def test_listing_reads_headers_alone(tmp_path):
         with (tmp_path / f"{i:03}.safetensors").open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             file.truncate(8 + len(text) + position)
-    started = time.process_time()
+    started, read = time.process_time(), bytes_read()
 
     entries = scan([tmp_path])
 
     assert time.process_time() - started < 30  # of this process: a busy machine does not count
     assert len(entries) == 200
     assert {(entry.latents, entry.text_encoder, entry.problem) for entry in entries} == {("sd", "openclip", None)}
+    assert bytes_read() - read < 210 * (len(text) + 2**16), "headers, and a buffer's worth of what follows them"
+
+    # What has not changed is not read again, what has is.
+    started, read = time.process_time(), bytes_read()
+    (tmp_path / "100.safetensors").write_bytes(b"broken")
+    again = scan([tmp_path])
+    assert bytes_read() - read < 2**20
+    assert time.process_time() - started < 3
+    assert [entry.name for entry in again if entry.problem] == ["100"]
+    assert [entry for entry in again if not entry.problem] == [entry for entry in entries if entry.name != "100"]
+
+
+def bytes_read() -> int:
+    """What this process has read, as the kernel counts it; 0 where no kernel does."""
+    counters = Path("/proc/self/io")
+    return int(counters.read_text().split("rchar:")[1].split()[0]) if counters.exists() else 0

@@ -98,7 +98,7 @@ def theme() -> gr.themes.Base:
 
 def mount(app: FastAPI, blocks: gr.Blocks, allowed_paths: list[str]) -> None:
     """Serves the page at "/", behind the routes that `app` has already."""
-    blocks.queue()
+    blocks.queue(**({} if GRADIO_4 else {"concurrency_count": 64}))  # A1111's webui.py: queue(64)
     blocks.show_error = True
     blocks.favicon_path = blocks.auth = None
     if GRADIO_4:

@@ -153,6 +153,27 @@ def module_folders() -> list[Path]:
     return [own, Path(paths.models_path) / "OMS", *([Path(asked)] if asked else []), *options.module_folders()]
 
 
+def download_folder() -> Path:
+    """Where downloads go: --oms-models-dir, else models/OMS of the WebUI."""
+    asked = getattr(shared.cmd_opts, "oms_models_dir", None)
+    return Path(asked) if asked else Path(paths.models_path) / "OMS"
+
+
+def checkpoint_places(model: Any) -> list[Path]:
+    """The loaded model's file, if it is an SD2.x, and the folders of checkpoints."""
+    asked = [getattr(shared.cmd_opts, name, None) for name in ("ckpt_dir", "ckpt_dirs")]
+    folders = [path for value in asked for path in (value if isinstance(value, (list, tuple)) else [value]) if path]
+    folders.append(Path(paths.models_path) / "Stable-diffusion")
+    own = getattr(getattr(model, "sd_checkpoint_info", None), "filename", None)
+    return [*([Path(own)] if own and getattr(model, "is_sd2", False) else []), *map(Path, folders)]
+
+
+def tokenizer_folders() -> list[Path]:
+    """Tokenizers that a host brings along: Forge has SD2.1's."""
+    bundled = Path(paths.script_path) / "backend/huggingface/stabilityai/stable-diffusion-2-1/tokenizer"
+    return [bundled] if bundled.is_dir() else []
+
+
 def compute_device() -> torch.device:
     """Where psi and its text encoder run."""
     return devices.device

@@ -8,7 +8,7 @@ import gradio as gr
 from modules import ui_components
 
 from lib_oms.settings import SETTINGS, Setting
-from lib_oms.webui import offer
+from lib_oms.webui import library_panel, offer
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
 
@@ -25,12 +25,13 @@ def build() -> list[Any]:
     with _accordion(controls):
         with gr.Row():
             controls["module"] = _module_dropdown(_BY_NAME["module"], choices)
-            _refresh_button(controls["module"])
+            refresh = _refresh_button(controls["module"])
         controls["prompt"] = _textbox(_BY_NAME["prompt"], lines=2)
         with gr.Row():
             controls["guidance_scale"] = _slider(_BY_NAME["guidance_scale"])
             controls["eta"] = _slider(_BY_NAME["eta"])
         controls["negative_prompt"] = _textbox(_BY_NAME["negative_prompt"], lines=1)
+        library_panel.build(controls["module"], refresh)
     return [controls[setting.name] for setting in SETTINGS]
 
 
@@ -59,9 +60,10 @@ def _module_dropdown(setting: Setting, choices: list[str]) -> gr.Dropdown:
     )
 
 
-def _refresh_button(dropdown: gr.Dropdown) -> None:
+def _refresh_button(dropdown: gr.Dropdown) -> gr.Button:
     button = ui_components.ToolButton(value="\U0001f504", elem_id=elem_id("module_refresh"))
     button.click(fn=lambda: gr.update(choices=offer.choices()), inputs=[], outputs=[dropdown])
+    return button
 
 
 def _textbox(setting: Setting, lines: int) -> gr.Textbox:

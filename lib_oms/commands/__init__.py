@@ -1,0 +1,1 @@
+"""Commands about modules as files: models, inspect, convert, download."""

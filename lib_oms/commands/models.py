@@ -1,0 +1,37 @@
+"""`python -m lib_oms models`: what lies in the models folders, and what could."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+
+from lib_oms import places
+from lib_oms.listing import LATENTS_NAMES, READY, human_size, listing
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    places.add_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print a list of objects instead of a table")
+
+
+def main(args: argparse.Namespace) -> int:
+    lines = listing(places.places(args))
+    if args.json:
+        print(json.dumps([asdict(line) for line in lines], indent=2))
+        return 0
+    head = ("name", "latents", "text encoder", "size", "state")
+    rows = [
+        (_plain(line.name), LATENTS_NAMES.get(line.latents, line.latents), line.text_encoder, human_size(line.size),
+         line.state if line.state == READY else f"{line.state}: {_plain(line.why)}")
+        for line in lines
+    ]  # fmt: skip
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(4)]
+    for row in (head, *rows):
+        print("  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[4]]))
+    return 0
+
+
+def _plain(text: str) -> str:
+    """On one line, and nothing that a terminal would obey: names of files can hold anything."""
+    return "".join(char if char.isprintable() else "?" for char in text)

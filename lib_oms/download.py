@@ -1,0 +1,260 @@
+"""Published modules, with what they need of text encoder and tokenizer, into a models folder.
+
+All is gathered in a hidden folder below the models folder and moved to its place when it is whole. Only safetensors,
+json and a tokenizer's list of merges are taken; a text encoder that the machine has already is not.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lib_oms import catalogue, hub
+from lib_oms.errors import DownloadError, SettingError
+from lib_oms.hub import RemoteFile
+from lib_oms.library import TEXT_ENCODERS_FOLDER, ModuleEntry, describe
+from lib_oms.listing import READY, human_size, state
+from lib_oms.module_files import CONFIG_NAME, FP16_WEIGHTS_NAME, MODULE_FOLDER, WEIGHTS_NAME
+from lib_oms.text_sources import Places
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STAGE = ".download"
+ENCODER_NAMES = {f"text-encoder-{kind}": kind for kind in catalogue.TEXT_ENCODERS}
+NAMES = (*(module.name for module in catalogue.MODULES), *ENCODER_NAMES)
+_MODULE_EXTRAS = (
+    "model_index.json",
+    f"{MODULE_FOLDER}/{CONFIG_NAME}",
+    CONFIG_NAME,
+    "oms_text_encoder/config.json",
+    "oms_tokenizer/config.json",
+)
+_ENCODER_WEIGHTS = ("model.fp16.safetensors", "model.safetensors")
+_TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.json")
+_SPARE = 16 * 2**20  # bytes of disk that are left alone
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a download is, in bytes; what: the name of the file at hand."""
+
+    done: int
+    total: int
+    what: str
+
+    @property
+    def fraction(self) -> float:
+        return self.done / self.total if self.total else 1.0
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Files that belong into one folder; its place is taken when all of them are there."""
+
+    name: str
+    place: Path
+    files: dict[str, RemoteFile]
+
+
+def download(
+    name: str,
+    root: Path,
+    places: Places,
+    *,
+    progress: Callable[[Progress], None] = lambda _: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> list[Path]:
+    """Downloads a published module by its name in the catalogue, or a text encoder alone; returns what is new.
+
+    Args:
+        name: one of NAMES, or the repository of a module.
+        root: the models folder; created where missing.
+        places: where a text encoder may be that needs no download.
+        progress: told about every piece that has come.
+        cancelled: asked between the pieces.
+
+    Raises:
+        SettingError: nothing of this name is published.
+        DownloadError: it did not come to its end; says what to do. Nothing half is under its name then, and a later
+            call continues.
+    """
+    published = None if name in ENCODER_NAMES else catalogue.published(name)
+    try:
+        (root / STAGE).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DownloadError(f"{root}: cannot be written: {error.strerror or error}") from error
+    with _alone(root):
+        parts = []
+        if published is None:
+            parts.append(_encoder_part(ENCODER_NAMES[name], root))
+        else:
+            if not _is_there(published, root):
+                parts.append(_module_part(published, root))
+            if not _has_encoder(published, root, places):
+                parts.append(_encoder_part(published.text_encoder, root))
+        _take(parts, root, progress, cancelled)
+        _clear(root)
+    return [part.place for part in parts]
+
+
+def _is_there(module: catalogue.Published, root: Path) -> bool:
+    return (root / module.name).is_dir() and describe(root / module.name).problem is None
+
+
+def _has_encoder(module: catalogue.Published, root: Path, places: Places) -> bool:
+    kind = module.text_encoder
+    width = catalogue.TEXT_ENCODERS[kind].width
+    entry = ModuleEntry(module.name, root / module.name, module.latents, kind, 0, width=width)
+    return state(entry, replace(places, folders=(root, *places.folders)))[0] == READY
+
+
+def _module_part(module: catalogue.Published, root: Path) -> _Part:
+    files = {file.path: file for file in hub.list_files(module.repository, catalogue.REVISION)}
+    weights = _module_weights(module, files)
+    extras = [path for path in _MODULE_EXTRAS if path in files]
+    return _Part(module.name, root / module.name, {path: files[path] for path in (*extras, weights)})
+
+
+def _module_weights(module: catalogue.Published, files: dict[str, RemoteFile]) -> str:
+    """psi's weights: halves where there are such, wherever the repository keeps them."""
+    for path in (
+        *(f"{MODULE_FOLDER}/{name}" for name in (FP16_WEIGHTS_NAME, WEIGHTS_NAME)),
+        *(FP16_WEIGHTS_NAME, WEIGHTS_NAME),
+    ):
+        if path in files:
+            return path
+    others = [path for path in files if path.endswith(".safetensors")]
+    if len(others) != 1:
+        raise DownloadError(
+            f"{hub.endpoint()}/{module.repository}: holds no OMS module any more, but {len(others)} .safetensors files "
+            "that could be anything"
+        )
+    return others[0]
+
+
+def _encoder_part(kind: str, root: Path) -> _Part:
+    """The text encoder's files out of the first repository that has them.
+
+    Raises:
+        DownloadError: none has; says which were tried, and why each would not do.
+    """
+    source = catalogue.TEXT_ENCODERS[kind]
+    tried = []
+    for repository in source.repositories:
+        try:
+            files = {file.path: file for file in hub.list_files(repository, catalogue.REVISION)}
+            chosen = [path for folder in source.folders for path in _encoder_files(repository, folder, files)]
+        except hub.Refused as refused:
+            tried.append(str(refused))
+            continue
+        place = root / TEXT_ENCODERS_FOLDER / kind
+        return _Part(f"text-encoder-{kind}", place, {path: files[path] for path in chosen})
+    instead = " or use any SD2.x checkpoint (.safetensors) in the WebUI's models folder," if kind == "openclip" else ""
+    raise DownloadError(
+        f"the text encoder ({kind}) was found in none of its repositories. Tried: {'; '.join(tried)}. Try later,"
+        f"{instead} or put {' and '.join(source.folders)} into {root / TEXT_ENCODERS_FOLDER / kind}"
+    )
+
+
+def _encoder_files(repository: str, folder: str, files: dict[str, RemoteFile]) -> list[str]:
+    if folder.startswith("tokenizer"):
+        found = [f"{folder}/{name}" for name in _TOKENIZER_FILES if f"{folder}/{name}" in files]
+        whole = {f"{folder}/vocab.json", f"{folder}/merges.txt"} <= set(found) or f"{folder}/tokenizer.json" in found
+    else:
+        weights = [f"{folder}/{name}" for name in _ENCODER_WEIGHTS if f"{folder}/{name}" in files][:1]
+        found = [f"{folder}/config.json", *weights]
+        whole = bool(weights) and f"{folder}/config.json" in files
+    if not whole:
+        raise hub.Refused(f"{hub.endpoint()}/{repository}: holds no whole {folder} as safetensors")
+    return found
+
+
+def _take(
+    parts: Sequence[_Part], root: Path, progress: Callable[[Progress], None], cancelled: Callable[[], bool]
+) -> None:
+    wanted = [(root / STAGE / part.name / path, file) for part in parts for path, file in part.files.items()]
+    total = sum(file.size for _, file in wanted)
+    _refuse_full_disk(root, sum(file.size - _come(target) for target, file in wanted))
+    done = 0
+    for target, file in wanted:
+
+        def gained(count: int, what: str = file.path) -> None:
+            nonlocal done
+            done += count
+            progress(Progress(done, total, what))
+
+        if hub.is_whole(target, file):
+            gained(file.size)
+        else:
+            hub.fetch(file, target, gained=gained, cancelled=cancelled)
+    for part in parts:
+        _put_in_place(part, root)
+
+
+def _come(target: Path) -> int:
+    """How much of a file has come before: itself, or the hidden file that it grows in."""
+    try:
+        parts = list(target.parent.glob(f".{target.name}.*.part"))
+        return max((path.stat().st_size for path in (target, *parts) if path.is_file()), default=0)
+    except OSError:
+        return 0
+
+
+def _refuse_full_disk(root: Path, needed: int) -> None:
+    free = shutil.disk_usage(root).free
+    if needed + _SPARE > free:
+        raise DownloadError(
+            f"{root}: {human_size(needed)} are still needed and only {human_size(free)} are free. Make room, or name "
+            "another folder with --oms-models-dir"
+        )
+
+
+def _put_in_place(part: _Part, root: Path) -> None:
+    stage = root / STAGE / part.name
+    if not part.name.startswith("text-encoder-"):
+        problem = describe(stage).problem
+        if problem and not any(describe(path).problem is None for path in stage.glob("*.safetensors")):
+            shutil.rmtree(stage, ignore_errors=True)
+            raise DownloadError(f"what the repository holds is no usable OMS module, so it was thrown away: {problem}")
+    try:
+        for path in [path for path in stage.rglob("*") if path.is_file()]:
+            if path.relative_to(stage).as_posix() not in part.files:  # of a version that has been replaced since
+                path.unlink()
+        part.place.parent.mkdir(parents=True, exist_ok=True)
+        if not part.place.exists():
+            stage.replace(part.place)
+            return
+        for path in part.files:  # config files first: weights without their config could not be told
+            (part.place / path).parent.mkdir(parents=True, exist_ok=True)
+            (stage / path).replace(part.place / path)
+    except OSError as error:
+        raise DownloadError(f"{part.place}: cannot be written: {error.strerror or error}") from error
+
+
+def _clear(root: Path) -> None:
+    """Removes the hidden folder where nothing is left in it that could be continued."""
+    for here, _, files in os.walk(root / STAGE, topdown=False):
+        if not files:
+            Path(here).rmdir()
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Keeps out a second download into this folder, be it of another program."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(str(root / f"{STAGE}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise SettingError(f"{root}: another download into this folder is under way; wait for its end") from error
+    try:
+        yield
+    finally:
+        lock.release()

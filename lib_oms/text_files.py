@@ -1,0 +1,182 @@
+"""CLIP text models and tokenizers as files: local, safetensors only, no code from the folder.
+
+Weights are read straight to the wanted dtype, whichever generation of transformers wrote them: from version 5 on, a
+text model's tensors have no `text_model.` before their names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from lib_oms.errors import ModuleFileError
+from lib_oms.header import FLOATS, read_header
+from lib_oms.module_files import read_json
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model.fp16.safetensors")
+_PREFIX = "text_model."
+_PART_NAME = re.compile(r"[\w-][\w.-]*\.safetensors")
+# A config is read before its file is trusted: it must not make us build without end.
+_MOST = {
+    "num_hidden_layers": 64,
+    "hidden_size": 8192,
+    "intermediate_size": 65536,
+    "num_attention_heads": 512,
+    "vocab_size": 1_000_000,
+    "max_position_embeddings": 4096,
+    "projection_dim": 8192,
+}
+
+
+def weights_name(folder: Path) -> str | None:
+    """Which of the known weights files lies in `folder`; None where none does."""
+    return next((name for name in WEIGHTS if (folder / name).is_file()), None)
+
+
+def has_vocabulary(folder: Path) -> bool:
+    """Whether a tokenizer lies in `folder`."""
+    pair = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
+    return pair or (folder / "tokenizer.json").is_file()
+
+
+def load_model(folder: Path, *, projection: bool, dtype: torch.dtype | None) -> nn.Module:
+    """The CLIP text model in a folder of transformers' layout, on the CPU; float32 if no dtype is given.
+
+    Raises:
+        ModuleFileError: names the folder and what is missing, broken or of another kind.
+    """
+    weights = weights_name(folder) or WEIGHTS[0]
+    try:
+        config = read_json(folder / "config.json")
+        model_type = config.get("model_type")
+        if model_type not in ("clip_text_model", "clip"):
+            raise ModuleFileError(f"{folder}/config.json is of a {model_type!r:.99} model; a CLIP text model is needed")
+        if model_type == "clip":
+            config = config.get("text_config")
+        names = _tensor_files(folder, weights)
+    except ModuleFileError as error:
+        raise ModuleFileError(f"{folder}: cannot read {weights} with its config.json: {error}") from error
+    return build_model(
+        config,
+        names,
+        lambda wanted: _read(wanted, names),
+        projection=projection,
+        dtype=dtype,
+        source=str(folder / weights),
+    )
+
+
+def build_model(
+    config: Any,
+    names: Iterable[str],
+    read: Callable[[list[str]], Iterable[tuple[str, Tensor]]],
+    *,
+    projection: bool,
+    dtype: torch.dtype | None,
+    source: str,
+) -> nn.Module:
+    """A CLIP text model of `config` with the tensors that `read` gives for names out of `names`.
+
+    Raises:
+        ModuleFileError: a config that makes no model, or tensors that are missing or of another shape; names `source`.
+    """
+    available = {name.removeprefix(_PREFIX): name for name in names}
+    # Hosts call with inference mode on; weights born in it could never leave it.
+    with torch.inference_mode(False), torch.no_grad():
+        with torch.device("meta"):
+            model = _empty(config, projection, source)
+        wanted = {name.removeprefix(_PREFIX): name for name, _ in model.named_parameters()}
+        missing = sorted(set(wanted) - set(available))
+        if missing:
+            raise ModuleFileError(f"{source} lacks {len(missing)} tensors of its config, {wanted[missing[0]]} first")
+        shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        tensors = {}
+        try:
+            for name, tensor in read([available[short] for short in wanted]):
+                own = wanted[name.removeprefix(_PREFIX)]
+                if tensor.shape != shapes[own]:
+                    raise ModuleFileError(
+                        f"{source}: tensor {name!r} has shape {list(tensor.shape)}, its config asks for "
+                        f"{list(shapes[own])}"
+                    )
+                # Copied out of the file's mapping: a file that is replaced later must not change a loaded model.
+                tensors[own] = tensor.to("cpu", dtype or torch.float32, copy=True)
+        except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+            if isinstance(error, ModuleFileError):
+                raise
+            raise ModuleFileError(f"{source}: its tensors cannot be read: {error}") from error
+        model.load_state_dict(tensors, strict=False, assign=True)
+        _fill_positions(model, source)
+    return model.eval()
+
+
+def load_tokenizer(folder: Path, pad_token: str | None = None) -> Any:
+    """The CLIP tokenizer in `folder`; pads with `pad_token` where that is given.
+
+    Raises:
+        ModuleFileError: it cannot be read.
+    """
+    from transformers import CLIPTokenizerFast  # the slow one of transformers 4.30 strips accents where ftfy is absent
+
+    kept = {} if pad_token is None else {"pad_token": pad_token}
+    try:
+        return CLIPTokenizerFast.from_pretrained(str(folder), local_files_only=True, **kept)
+    except Exception as error:  # tokenizers raises plain Exception
+        raise ModuleFileError(f"{folder}: cannot read the tokenizer: {error}") from error
+
+
+def _empty(config: Any, projection: bool, source: str) -> nn.Module:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection  # seconds of import
+
+    if not isinstance(config, Mapping):
+        raise ModuleFileError(f"{source}: its config.json describes no text model")
+    for key, most in _MOST.items():
+        value = config.get(key, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            raise ModuleFileError(f"{source}: its config.json has {key} {value!r:.100}; 1 to {most} are allowed")
+    try:
+        made = CLIPTextConfig.from_dict(dict(config))
+        return (CLIPTextModelWithProjection if projection else CLIPTextModel)(made)
+    except Exception as error:  # transformers has errors of many kinds for a config
+        raise ModuleFileError(f"{source}: its config.json makes no text model: {error}") from error
+
+
+def _fill_positions(model: nn.Module, source: str) -> None:
+    for name, buffer in list(model.named_buffers()):
+        if not name.endswith("position_ids"):
+            raise ModuleFileError(f"{source}: this version of transformers has a buffer {name!r} that is not known")
+        owner = model.get_submodule(name.rpartition(".")[0])
+        owner.position_ids = torch.arange(buffer.shape[-1]).expand(tuple(buffer.shape))
+
+
+def _tensor_files(folder: Path, weights: str) -> dict[str, Path]:
+    """Which file each tensor is in; all headers are checked."""
+    files = [folder / weights]
+    if weights.endswith(".index.json"):
+        listed = read_json(folder / weights).get("weight_map")
+        parts = set(listed.values()) if isinstance(listed, dict) and all(map(_is_text, listed.values())) else set()
+        if not parts or not all(_PART_NAME.fullmatch(part) for part in parts):
+            raise ModuleFileError(f"{folder / weights}: names no .safetensors files of this folder")
+        files = [folder / part for part in sorted(parts)]
+    found = {}
+    for file in files:
+        for name, info in read_header(file).tensors.items():
+            if info.dtype in FLOATS:
+                found[name] = file
+    return found
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _read(wanted: list[str], files: Mapping[str, Path]) -> Iterable[tuple[str, Tensor]]:
+    for file in sorted({files[name] for name in wanted}):
+        with safe_open(file, framework="pt", device="cpu") as opened:
+            yield from ((name, opened.get_tensor(name)) for name in wanted if files[name] == file)

@@ -1,0 +1,256 @@
+"""Where a module's text encoder can come from, without a download where the machine has it already.
+
+Looked for in this order: the module's own folder; `text_encoders/<kind>` below a models folder, where downloads put it;
+another module's folder; and for OpenCLIP ViT-H the loaded model, where it is an SD2.x, and any SD2.x checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lib_oms import catalogue
+from lib_oms.clip_tokenizer import ClipTokenizer, find_vocabulary
+from lib_oms.errors import ModuleFileError, OMSError
+from lib_oms.header import FLOATS, read_header
+from lib_oms.library import TEXT_ENCODERS_FOLDER, ModuleEntry, describe, own_folder
+from lib_oms.module_files import read_json
+from lib_oms.openclip import TextTower, find_tower
+from lib_oms.text import OpenCLIPEncoder, TextEncoder, holds_encoder, load_text_encoder
+from lib_oms.text_files import build_model, load_tokenizer
+
+_PAD = "!"  # token 0, with which SD2.x's tokenizer fills up
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """The text tower of a model that the host holds: its tensors by name, without any LoRA's changes.
+
+    The names are OpenCLIP's or transformers'; tensors are asked for one at a time.
+    """
+
+    name: str
+    shapes: Mapping[str, tuple[int, ...]]
+    tensor: Callable[[str], Tensor]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where to look: models folders, folders of single-file checkpoints, tokenizer folders that the host brings along,
+    the loaded model's text tower, if it has one, and the kinds of text encoder that the host lends at need.
+    """
+
+    folders: tuple[Path, ...] = ()
+    checkpoints: tuple[Path, ...] = ()
+    tokenizers: tuple[Path, ...] = ()
+    loaded: LoadedModel | None = None
+    lends: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """One place that holds a whole text encoder of the kind; `where` says it in words."""
+
+    kind: str
+    where: str
+    load: Callable[[torch.dtype | None], TextEncoder]
+
+
+def find_source(entry: ModuleEntry, places: Places) -> TextSource:
+    """Where `entry`'s text encoder comes from; headers and folders are looked at, no tensor is read.
+
+    Raises:
+        ModuleFileError: nowhere; says what was tried and what to do.
+    """
+    kind = entry.text_encoder
+    if kind not in catalogue.TEXT_ENCODERS:
+        known = " and ".join(catalogue.TEXT_ENCODERS)
+        raise ModuleFileError(f"{entry.path}: reads text encoder {kind!r}, which is not known here; known are {known}")
+    for folder in _encoder_folders(entry, places):
+        if holds_encoder(folder, kind):
+            return TextSource(kind, str(folder), lambda dtype, folder=folder: load_text_encoder(folder, kind, dtype))
+    if kind == "openclip":
+        source = _from_openclip(entry.width, places)
+        if source is not None:
+            return source
+    raise ModuleFileError(_nowhere(entry, places))
+
+
+def checkpoint_tower(path: str | os.PathLike[str]) -> TextTower | None:
+    """OpenCLIP's text tower in a checkpoint file, told by its header; None where there is none or the file is broken.
+
+    Remembered until the file changes.
+    """
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return _tower_of(os.fspath(path), (status.st_size, status.st_mtime_ns, status.st_ino))
+
+
+def load_checkpoint_encoder(
+    path: str | os.PathLike[str], tokenizer: Any, dtype: torch.dtype | None = None
+) -> TextEncoder:
+    """SD2.x's text encoder out of a single-file checkpoint, on the CPU; float32 if no dtype is given.
+
+    Raises:
+        ModuleFileError: no SD2.x checkpoint, or it cannot be read.
+    """
+    tower = checkpoint_tower(path)
+    if tower is None:
+        raise ModuleFileError(f"{path}: holds no OpenCLIP text encoder, as checkpoints of SD2.x do")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return _build(tower, file.get_tensor, tokenizer, dtype, str(path))
+    except (SafetensorError, OSError) as error:
+        raise ModuleFileError(f"{path}: cannot be read: {error}") from error
+
+
+def find_tokenizer(vocabulary: int, places: Places) -> Callable[[], Any] | None:
+    """How to make CLIP's tokenizer of so many tokens, padding as SD2.x does, from what lies here; None where it cannot
+    be made.
+    """
+    for folder in (*_tokenizer_folders(places), *places.tokenizers):
+        if _count_tokens(folder) == vocabulary:
+            return lambda folder=folder: load_tokenizer(folder, _PAD)
+    packaged = find_vocabulary()
+    return None if packaged is None else lambda: ClipTokenizer(packaged, vocabulary, _PAD)
+
+
+def _encoder_folders(entry: ModuleEntry, places: Places) -> Iterator[Path]:
+    yield own_folder(entry.path)
+    for root in places.folders:
+        yield root / TEXT_ENCODERS_FOLDER / entry.text_encoder
+    # Another module's: only published layouts, whose encoder is told by what the module reads. The embedded
+    # demo's is of the same kind and width as nobody else's.
+    for root in places.folders:
+        for other in _folders(root):
+            if (other / "oms_module").is_dir() and _reads(other, entry):
+                yield other
+
+
+def _reads(other: Path, entry: ModuleEntry) -> bool:
+    found = describe(other)
+    return found is not None and (found.text_encoder, found.width) == (entry.text_encoder, entry.width)
+
+
+def _from_openclip(width: int, places: Places) -> TextSource | None:
+    loaded = places.loaded
+    tower = None if loaded is None else find_tower(loaded.shapes, "")
+    if loaded is not None and tower is not None and tower.width == width:
+        tokenizer = find_tokenizer(tower.vocabulary, places)
+        if tokenizer is not None:
+            return TextSource(
+                "openclip",
+                f"the loaded model {loaded.name}",
+                lambda dtype: _build(tower, loaded.tensor, tokenizer(), dtype, loaded.name),
+            )
+    for path in checkpoint_files(places.checkpoints):
+        tower = checkpoint_tower(path)
+        if tower is None or tower.width != width:
+            continue
+        tokenizer = find_tokenizer(tower.vocabulary, places)
+        if tokenizer is not None:
+            return TextSource("openclip", str(path), _checkpoint_loader(path, tokenizer))
+    return None
+
+
+def _checkpoint_loader(path: Path, tokenizer: Callable[[], Any]) -> Callable[[torch.dtype | None], TextEncoder]:
+    return lambda dtype: load_checkpoint_encoder(path, tokenizer(), dtype)
+
+
+def checkpoint_files(folders: Iterable[Path]) -> Iterator[Path]:
+    """The .safetensors files in folders of checkpoints and their sub-folders; a file given as such is itself."""
+    for folder in folders:
+        if folder.is_file():
+            if folder.suffix.lower() == ".safetensors":
+                yield folder
+            continue
+        for here, below, files in os.walk(folder):
+            below.sort()
+            yield from (Path(here) / name for name in sorted(files) if name.lower().endswith(".safetensors"))
+
+
+@lru_cache(maxsize=4096)
+def _tower_of(path: str, stamp: tuple[int, ...]) -> TextTower | None:  # stamp only tells old answers from new ones
+    try:
+        header = read_header(path)
+    except ModuleFileError:
+        return None
+    return find_tower({name: info.shape for name, info in header.tensors.items() if info.dtype in FLOATS})
+
+
+def _build(
+    tower: TextTower, tensor: Callable[[str], Tensor], tokenizer: Any, dtype: torch.dtype | None, source: str
+) -> TextEncoder:
+    model = build_model(
+        tower.config,
+        tower.names(),
+        lambda wanted: tower.read(wanted, tensor),
+        projection=False,
+        dtype=dtype,
+        source=source,
+    )
+    try:
+        return OpenCLIPEncoder(model, tokenizer)
+    except OMSError as error:
+        raise ModuleFileError(f"{source}: {error}") from error
+
+
+def _tokenizer_folders(places: Places) -> Iterator[Path]:
+    for root in places.folders:
+        for folder in (root / TEXT_ENCODERS_FOLDER / "openclip", *_folders(root)):
+            yield from (folder / f"{prefix}tokenizer" for prefix in ("oms_", ""))
+
+
+def _folders(root: Path) -> list[Path]:
+    try:
+        return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _count_tokens(folder: Path) -> int:
+    """How many tokens a tokenizer folder's vocabulary has; 0 where it has none, or one that is no CLIP's."""
+    if not (folder / "merges.txt").is_file():
+        return 0
+    try:
+        status = (folder / "vocab.json").stat()
+        return _tokens_in(folder / "vocab.json", (status.st_size, status.st_mtime_ns))
+    except OSError:
+        return 0
+
+
+@lru_cache(maxsize=64)
+def _tokens_in(vocabulary: Path, stamp: tuple[int, ...]) -> int:  # stamp only tells old answers from new ones
+    try:
+        words = read_json(vocabulary, 8 * 2**20)
+    except ModuleFileError:
+        return 0
+    return len(words) if words.get(_PAD) == 0 else 0
+
+
+def _nowhere(entry: ModuleEntry, places: Places) -> str:
+    kind = entry.text_encoder
+    repositories = catalogue.TEXT_ENCODERS[kind].repositories
+    tried = [f"{own_folder(entry.path)}"]
+    tried += [str(root / TEXT_ENCODERS_FOLDER / kind) for root in places.folders]
+    if kind == "openclip":
+        count = sum(1 for _ in checkpoint_files(places.checkpoints))
+        tried += [f"{count} checkpoints in {folder}" for folder in places.checkpoints[:1]]
+        tried += [f"{folder}" for folder in places.checkpoints[1:]]
+        tried += ["the loaded model"]
+    instead = ", put any SD2.x checkpoint (.safetensors) among the WebUI's models" if kind == "openclip" else ""
+    return (
+        f"the OMS module {entry.name!r} needs its text encoder ({kind}): press Download in the accordion or run "
+        f"`python -m lib_oms download text-encoder-{kind}`{instead}, or put its folders from one of "
+        f"{', '.join(repositories)} beside oms_module. Looked for in {', '.join(tried)}"
+    )

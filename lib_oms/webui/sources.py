@@ -1,0 +1,60 @@
+"""Where this host may hold text encoders: what lib_oms.text_sources asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from lib_oms.library import ModuleEntry
+from lib_oms.text_sources import LoadedModel, Places, TextSource, find_source
+from lib_oms.webui import host
+
+
+def places() -> Places:
+    """The host's folders, its checkpoints (the loaded one first), and the loaded model."""
+    model = host.loaded_model()
+    return Places(
+        tuple(host.module_folders()),
+        tuple(host.checkpoint_places(model)),
+        tuple(host.tokenizer_folders()),
+        loaded_openclip(model),
+    )
+
+
+def source_of(entry: ModuleEntry) -> TextSource:
+    """Where a module's text encoder comes from; raises ModuleFileError where that is nowhere."""
+    return find_source(entry, places())
+
+
+def loaded_openclip(model: Any) -> LoadedModel | None:
+    """OpenCLIP's text tower of a loaded SD2.x, as A1111 holds it (modules/sd_hijack.py: the embedder is `wrapped`).
+
+    None for any other model, and where the model's file is a .safetensors: then it is read from there.
+    """
+    if not getattr(model, "is_sd2", False):
+        return None
+    info = getattr(model, "sd_checkpoint_info", None)
+    name = str(getattr(info, "filename", "") or "without a name")
+    stage = getattr(model, "cond_stage_model", None)
+    tower = getattr(getattr(stage, "wrapped", stage), "model", None)
+    if name.lower().endswith(".safetensors") or not isinstance(tower, nn.Module):
+        return None
+    tensors = _without_lora(tower)
+    return LoadedModel(name, {key: tuple(tensor.shape) for key, tensor in tensors.items()}, tensors.__getitem__)
+
+
+def _without_lora(tower: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights; where A1111's Lora extension has changed one, the copy that it keeps of it."""
+    tensors = {name: tensor for name, tensor in tower.state_dict().items() if tensor.device.type != "meta"}
+    for name, part in tower.named_modules():
+        kept = getattr(part, "network_weights_backup", None)
+        if isinstance(kept, tuple) and len(kept) == 2:  # an attention's
+            tensors[f"{name}.in_proj_weight"], tensors[f"{name}.out_proj.weight"] = kept
+        elif isinstance(kept, torch.Tensor):
+            tensors[f"{name}.weight"] = kept
+        bias = getattr(part, "network_bias_backup", None)
+        if isinstance(bias, torch.Tensor):
+            tensors[f"{name}.bias"] = bias
+    return tensors

@@ -1,0 +1,388 @@
+"""Downloads from a real HTTP server on loopback by the real hub client, with faults."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hub_server import COMMIT, Hub
+from module_helpers import tiny_psi
+from safetensors.torch import load_file, save_file
+from text_helpers import VIT_H, text_model, write_tokenizer
+
+from lib_oms import catalogue, download, hub
+from lib_oms.errors import Cancelled, DownloadError, SettingError
+from lib_oms.library import scan
+from lib_oms.listing import listing
+from lib_oms.module import OMSModule
+from lib_oms.text_sources import Places
+
+NAME = "oms_b_openclip_15_21"
+MODULE = "h1t/oms_b_openclip_15_21"
+WEIGHTS = "oms_module/diffusion_pytorch_model.fp16.safetensors"
+ENCODERS = catalogue.TEXT_ENCODERS["openclip"].repositories
+ENCODER_WEIGHTS = "text_encoder/model.safetensors"
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes]]:
+    """The repositories: as published, but small; and with files that nobody should take."""
+    module, encoder = tmp_path_factory.mktemp("module"), tmp_path_factory.mktemp("encoder")
+    # The real ones tell their text encoder by the width of 1024, which this one has not.
+    psi = tiny_psi(VIT_H["hidden_size"], metadata={"oms.text_encoder": "openclip"})
+    psi.save_pretrained(module / "oms_module", variant="fp16")
+    psi.save_pretrained(module / "oms_module")
+    (module / "model_index.json").write_text('{"_class_name": "OMSPipeline"}')
+    for part in ("oms_text_encoder", "oms_tokenizer"):
+        (module / part).mkdir()
+        (module / part / "config.json").write_text(json.dumps({"_name_or_path": ENCODERS[0], "subfolder": part[4:]}))
+    text_model(VIT_H, 1).save_pretrained(encoder / "text_encoder", safe_serialization=True)
+    weights = encoder / ENCODER_WEIGHTS
+    tensors = {name: tensor.clone() for name, tensor in load_file(weights).items()}
+    save_file({**tensors, "unused": torch.arange(100_000).float()}, weights, {"format": "pt"})
+    write_tokenizer(encoder / "tokenizer", "!")
+    unwanted = {"pickle.bin": b"\x80" * 10, "run.py": b"raise SystemExit", "../evil.json": b"{}", "README.md": b"#"}
+    return {MODULE: {**_content(module), **unwanted}, ENCODERS[1]: {**_content(encoder), **unwanted}}
+
+
+@pytest.fixture
+def server(published, monkeypatch):
+    """The hub, and a client in this process that is on line and in no hurry to wait."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    server = Hub()
+    server.repositories = {name: dict(files) for name, files in published.items()}
+    for variable in ("HTTP_PROXY", "http_proxy", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**15)
+    monkeypatch.setattr(hub, "_PAUSE", 0.01)
+    forget = getattr(huggingface_hub.utils, "reset_sessions", lambda: None)
+    forget()
+    yield server
+    server.close()
+    forget()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "models" / "OMS"
+
+
+def get(root: Path, name: str = NAME, **options) -> list[Path]:
+    return download.download(name, root, Places((root,)), **options)
+
+
+def visible(root: Path) -> list[str]:
+    """The files that stand under their names."""
+    files = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+    return sorted(name for name in files if not name.startswith("."))
+
+
+def test_a_module_with_its_text_encoder(server, root, published):
+    seen = []
+    assert [path.name for path in get(root, progress=seen.append)] == [NAME, "openclip"]
+
+    assert visible(root) == sorted(
+        [f"{NAME}/{path}" for path in ("model_index.json", "oms_module/config.json", WEIGHTS,
+                                       "oms_text_encoder/config.json", "oms_tokenizer/config.json")]
+        + [f"text_encoders/openclip/{path}" for path in published[ENCODERS[1]] if path.startswith("te")]
+        + [f"text_encoders/openclip/tokenizer/{path}" for path in
+           ("merges.txt", "special_tokens_map.json", "tokenizer_config.json", "vocab.json")]
+    )  # fmt: skip
+    assert (root / NAME / WEIGHTS).read_bytes() == published[MODULE][WEIGHTS]
+    assert not (root / ".download").exists()
+    assert [p.done for p in seen] == sorted(p.done for p in seen)
+    assert seen[-1].done == seen[-1].total > 400_000
+    assert len(seen) > 10
+
+    (entry,) = scan([root])
+    assert (entry.name, entry.latents, entry.text_encoder, entry.problem) == (NAME, "sd", "openclip", None)
+    assert next(line for line in listing(Places((root,))) if line.name == NAME).state == "ready"
+    module = OMSModule.from_pretrained(root / NAME)
+    assert module.predict_v(torch.randn(1, 4, 8, 8), ["night"])[0].isfinite().all()
+
+    asked = len(server.requests)
+    assert get(root) == []
+    assert len(server.requests) == asked, "what is there is not asked for"
+
+
+def test_the_second_module_takes_no_second_text_encoder(server, root):
+    server.repositories["h1t/oms_b_openclip_xl"] = server.repositories[MODULE]
+    get(root)
+    server.requests.clear()
+    assert [path.name for path in get(root, "oms_b_openclip_xl")] == ["oms_b_openclip_xl"]
+    assert not any("stable-diffusion-2" in path for _, path, _ in server.requests)
+    assert [(entry.name, entry.latents) for entry in scan([root])] == [(NAME, "sd"), ("oms_b_openclip_xl", "sdxl")]
+
+
+def test_a_repository_of_one_file_is_taken_too(server, root):
+    files = server.repositories[MODULE]
+    single = {"oms_fp16.safetensors": files[WEIGHTS], "README.md": b"#"}
+    server.repositories["kaeru-shigure/oms_b_openclip_xl"] = single
+    get(root, "oms_b_openclip_xl_mirror")
+    (entry,) = scan([root])
+    assert (entry.name, entry.latents) == ("oms_b_openclip_xl_mirror/oms_fp16", "sdxl")
+
+
+@pytest.mark.parametrize("name", ["", "x", "../x", "/etc/passwd", "h1t/other", "x\0", "C:\\CON", "x" * 10_000])
+def test_nothing_else_is_downloaded(server, root, name):
+    with pytest.raises(SettingError, match="is published; there are oms_b_openclip_15_21") as caught:
+        get(root, name)
+    assert len(str(caught.value)) < 400
+    assert server.requests == []
+
+
+def test_every_repository_is_tried_and_named(server, root):
+    del server.repositories[ENCODERS[1]]
+    with pytest.raises(DownloadError, match="found in none of its repositories") as caught:
+        get(root)
+    for repository in ENCODERS:
+        assert f"{server.url}/{repository}: the server wants to know who asks (401)" in str(caught.value)
+    assert "any SD2.x checkpoint" in str(caught.value)
+    assert visible(root) == []
+
+
+# --- faults
+
+
+def test_a_cut_line_is_continued_by_itself(server, root):
+    server.faults[WEIGHTS] = ["cut:40000"]
+    server.faults[ENCODER_WEIGHTS] = ["cut:100000", "cut:100000"]
+    get(root)
+    assert len(visible(root)) > 5
+    later = [ranged for ranged in server.ranges(ENCODER_WEIGHTS) if ranged]
+    assert later, "continued, not begun again"
+
+
+def test_a_line_that_is_always_cut_ends_in_a_message_and_is_continued_later(server, root, published):
+    server.faults[ENCODER_WEIGHTS] = ["cut:150000", *["cut:0"] * 40]
+    with pytest.raises(DownloadError, match=r"cut again and again.*Start|cut again and again.*start") as caught:
+        get(root)
+    assert not isinstance(caught.value, Cancelled)
+    assert visible(root) == []
+    server.faults.clear()
+    server.requests.clear()
+    get(root)
+    first = next(ranged for ranged in server.ranges(ENCODER_WEIGHTS))
+    assert first is not None
+    assert int(first[6:-1]) > 60_000
+    assert not server.ranges(WEIGHTS), "what was whole is not asked for again"
+    assert (root / "text_encoders/openclip" / ENCODER_WEIGHTS).read_bytes() == published[ENCODERS[1]][ENCODER_WEIGHTS]
+
+
+def test_a_server_that_knows_no_ranges(server, root):
+    server.faults[WEIGHTS] = ["cut:40000"]
+    server.always[WEIGHTS] = "no range"
+    get(root)
+    assert (root / NAME / WEIGHTS).read_bytes() == server.repositories[MODULE][WEIGHTS]
+
+
+@pytest.mark.parametrize("path", [WEIGHTS, "oms_module/config.json"])
+def test_wrong_content_is_thrown_away(server, root, path):
+    server.always[path] = "corrupt"
+    with pytest.raises(DownloadError, match=r"what came is not what the repository says it is \(size or SHA-256"):
+        get(root)
+    assert visible(root) == []
+    assert not list(root.rglob(f".{Path(path).name}*"))
+    server.always.clear()
+    get(root)
+
+
+def test_a_spoilt_half_is_begun_again(server, root):
+    server.faults[WEIGHTS] = ["cut:40000", *["cut:0"] * 40]
+    with pytest.raises(DownloadError):
+        get(root)
+    (half,) = root.rglob("*.part")
+    half.write_bytes(b"x" * half.stat().st_size)
+    server.faults.clear()
+    get(root)
+    assert (root / NAME / WEIGHTS).read_bytes() == server.repositories[MODULE][WEIGHTS]
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (401, "who asks (401)"), (403, "not open to you (403)"), (404, "is not there (404)"),
+        (429, "too many requests (429). Try again in 7 seconds"), (418, "status 418. Try again later"),
+    ],
+)  # fmt: skip
+def test_refusals_of_the_api_say_what_to_do(server, root, status, words, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # newer clients wait long before they believe a 429
+    server.always["api"] = f"status:{status}"
+    with pytest.raises(DownloadError) as caught:
+        get(root)
+    assert words in str(caught.value)
+    assert f"{server.url}/{MODULE}" in str(caught.value)
+    assert visible(root) == []
+
+
+def test_a_refusal_of_a_file_says_what_to_do(server, root):
+    server.always[WEIGHTS] = "status:403"
+    with pytest.raises(DownloadError, match=r"not open to you \(403\)"):
+        get(root)
+    assert visible(root) == []
+
+
+def test_no_network(server, root, monkeypatch):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{probe.getsockname()[1]}")
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with pytest.raises(DownloadError, match=r"cannot be reached .* Check the network, HTTPS_PROXY and HF_ENDPOINT"):
+        get(root)
+
+
+def test_offline_mode_asks_nobody(server, root, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    getattr(huggingface_hub.utils, "reset_sessions", lambda: None)()
+    with pytest.raises(DownloadError, match=r"offline mode is on \(HF_HUB_OFFLINE\)"):
+        get(root)
+    assert server.requests == []
+
+
+def test_the_token_goes_along(server, root, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    get(root)
+    assert set(server.authorizations) == {"Bearer hf_secret"}
+
+
+def test_no_disk_space_is_said_before_anything_is_taken(server, root, monkeypatch):
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(DownloadError, match=r"[\d.]+ kB are still needed and only 1 kB are free\. Make room"):
+        get(root)
+    assert not server.ranges(WEIGHTS)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this machine has no /dev/full")
+def test_a_disk_that_fills_up_meanwhile(server, root, monkeypatch):
+    """/dev/full is a real file that says at every write what a full disk says."""
+    real = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda self, mode="r", *a, **k: real(Path("/dev/full") if mode == "ab" else self, mode, *a, **k)
+    )
+    with pytest.raises(DownloadError, match=r"the disk is full.*make room and start again"):
+        get(root)
+    assert visible(root) == []
+    assert not list(root.rglob("*.part"))
+
+
+def test_a_folder_that_cannot_be_written(server, root):
+    root.parent.mkdir(parents=True)
+    root.write_text("a file is in the way")
+    with pytest.raises(DownloadError, match=r"cannot be written"):
+        get(root)
+
+
+def test_cancel_keeps_what_has_come(server, root):
+    seen = []
+    with pytest.raises(Cancelled, match="start it again to continue"):
+        get(root, progress=seen.append, cancelled=lambda: sum(p.what == ENCODER_WEIGHTS for p in seen) > 3)
+    assert visible(root) == []
+    server.requests.clear()
+    get(root)
+    assert int(server.ranges(ENCODER_WEIGHTS)[0][6:-1]) > 60_000
+
+
+def test_two_downloads_at_once_do_not_meet(server, root):
+    caught = []
+
+    def second(progress) -> None:
+        if not caught:
+            with pytest.raises(SettingError, match="another download into this folder is under way") as error:
+                get(root)
+            caught.append(error)
+
+    get(root, progress=second)
+    assert caught
+
+
+def test_what_is_no_module_is_not_kept(server, root):
+    server.repositories[MODULE] = {WEIGHTS: server.repositories[ENCODERS[1]][ENCODER_WEIGHTS]}
+    with pytest.raises(DownloadError, match=r"is no usable OMS module, so it was thrown away: .*not an OMS module"):
+        get(root)
+    assert visible(root) == []
+
+
+# --- the command, in a process of its own
+
+
+def command(server: Hub, root: Path, *words: str, **variables: str) -> subprocess.Popen:
+    environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy") and k != "HF_HUB_OFFLINE"}
+    environment |= {"HF_ENDPOINT": server.url, "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_TELEMETRY": "1", **variables}
+    return subprocess.Popen(
+        [sys.executable, "-m", "lib_oms", "download", *(words or (NAME,)), "--models-dir", str(root)],
+        cwd=Path(__file__).resolve().parent.parent,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_kill_9_in_the_middle_and_on_from_there(server, root):
+    """The client writes in pieces of 10 MB, so the file has 48 of them."""
+    big = server.repositories[ENCODERS[1]]
+    content = Path(root.parent.parent / "big.safetensors")
+    content.parent.mkdir(parents=True, exist_ok=True)
+    save_file({**_tensors(big[ENCODER_WEIGHTS], root.parent.parent), "big": torch.zeros(12_000_000)}, content)
+    big[ENCODER_WEIGHTS] = content.read_bytes()
+    server.slow = 0.01
+    process = command(server, root)
+    deadline = time.monotonic() + 120
+    while not any(path.stat().st_size > 10_000_000 for path in root.rglob("*.part")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert visible(root) == []
+    assert [line.state for line in listing(Places((root,))) if line.name == NAME] == ["not downloaded"]
+
+    server.slow = 0
+    server.requests.clear()
+    process = command(server, root)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert out.splitlines() == [f"Downloaded: {root / NAME}", f"Downloaded: {root / 'text_encoders' / 'openclip'}"]
+    assert "100%" in err
+    assert int(server.ranges(ENCODER_WEIGHTS)[0][6:-1]) >= 10_000_000
+    assert (root / "text_encoders/openclip" / ENCODER_WEIGHTS).read_bytes() == big[ENCODER_WEIGHTS]
+    assert any(COMMIT in path for _, path, _ in server.requests)
+
+
+def _tensors(content: bytes, folder: Path) -> dict[str, torch.Tensor]:
+    path = folder / "small.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return {name: tensor.clone() for name, tensor in load_file(path).items()}
+
+
+def test_the_command_says_what_is_wrong_in_one_line_and_goes_through_a_proxy(server, root):
+    process = command(server, root, "nonsense")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert err.startswith("error: nothing named 'nonsense' is published; there are oms_b_openclip_15_21")
+
+    # A name that no resolver knows: only a proxy can have been asked.
+    proxied = {"HF_ENDPOINT": "http://hub.invalid", "HTTP_PROXY": server.url, "http_proxy": server.url}
+    process = command(server, root, HF_TOKEN="", **proxied)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert (root / NAME / WEIGHTS).is_file()

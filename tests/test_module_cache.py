@@ -1,0 +1,114 @@
+"""The modules that are kept in memory: loaded once, two of them, with one text encoder between them."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from module_helpers import tiny_psi, write_module
+from safetensors.torch import load_file, save_file
+
+from lib_oms.errors import ModuleFileError
+from lib_oms.fingerprint import fingerprint
+from lib_oms.library import ModuleEntry, scan
+from lib_oms.module import OMSModule
+from lib_oms.module_cache import ModuleCache
+from lib_oms.text_sources import Places, find_source
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> ModuleCache:
+    """A cache that looks for text encoders in `tmp_path` alone."""
+    return ModuleCache(lambda entry: find_source(entry, Places((tmp_path,))))
+
+
+def entries(folder: Path) -> dict[str, ModuleEntry]:
+    return {entry.name: entry for entry in scan([folder])}
+
+
+def get(cache, entry: ModuleEntry) -> OMSModule:
+    return cache.get(entry, fingerprint(entry.path), torch.float32)
+
+
+def test_two_requests_at_once_load_once(cache, tmp_path, monkeypatch):
+    write_module(tmp_path / "a")
+    entry = entries(tmp_path)["a"]
+    loads, barrier, got = [], threading.Barrier(4), []
+    real = OMSModule.from_pretrained
+    monkeypatch.setattr(OMSModule, "from_pretrained", lambda *a, **k: loads.append(1) or real(*a, **k))
+
+    def ask() -> None:
+        barrier.wait()
+        got.append(get(cache, entry))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(loads) == 1
+    assert len({id(module) for module in got}) == 1
+
+
+def test_two_are_kept_and_the_one_unused_longest_goes(cache, tmp_path):
+    for name in "abc":
+        write_module(tmp_path / name)
+    a, b, c = (entries(tmp_path)[name] for name in "abc")
+    first, second = get(cache, a), get(cache, b)
+    assert get(cache, a) is first
+    assert get(cache, b) is second
+    get(cache, a)
+    get(cache, c)
+    assert get(cache, a) is first
+    assert get(cache, b) is not second
+
+
+def test_one_text_encoder_for_both(cache, tmp_path):
+    shared = tmp_path / "text_encoders" / "openclip"
+    write_module(tmp_path / "a")
+    shared.mkdir(parents=True)
+    for part in ("text_encoder", "tokenizer"):
+        (tmp_path / "a" / part).rename(shared / part)
+    tiny_psi(24, 5, {"oms.text_encoder": "openclip", "oms.latents": "sd"}).save_pretrained(tmp_path / "b.safetensors")
+    found = entries(tmp_path)
+    assert get(cache, found["a"]).text_encoder is get(cache, found["b"]).text_encoder
+
+
+def test_a_file_that_changed_is_read_again_and_replaces_itself(cache, tmp_path):
+    write_module(tmp_path / "a")
+    write_module(tmp_path / "b")
+    found = entries(tmp_path)
+    kept, before = get(cache, found["b"]), get(cache, found["a"])
+    weights = next((tmp_path / "a" / "oms_module").glob("*.safetensors"))
+    tensors = {name: 2 * tensor for name, tensor in load_file(weights).items()}
+    save_file(tensors, weights, {"oms.text_encoder": "openclip"})
+    after = get(cache, entries(tmp_path)["a"])
+    assert torch.equal(after.psi.conv_in.weight, 2 * before.psi.conv_in.weight)
+    assert get(cache, found["b"]) is kept
+
+
+def test_what_cannot_be_loaded_costs_the_others_nothing(cache, tmp_path):
+    write_module(tmp_path / "a")
+    write_module(tmp_path / "b")
+    found = entries(tmp_path)
+    kept = get(cache, found["a"])
+    (tmp_path / "b" / "text_encoder" / "model.safetensors").write_bytes(b"broken")
+    with pytest.raises(ModuleFileError):
+        get(cache, found["b"])
+    assert get(cache, found["a"]) is kept
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_other_storage_is_brought_to_what_the_host_computes_in(tmp_path, stored):
+    write_module(tmp_path / "a")
+    weights = next((tmp_path / "a" / "oms_module").glob("*.safetensors"))
+    tensors = {name: tensor.to(stored) for name, tensor in load_file(weights).items()}
+    try:
+        save_file(tensors, weights, {"oms.text_encoder": "openclip"})
+    except (KeyError, ValueError, RuntimeError):
+        pytest.skip("this version of safetensors writes no fp8")
+    for dtype in (torch.float32, torch.float16):
+        psi = OMSModule.from_pretrained(tmp_path / "a", dtype=dtype).psi
+        assert psi.dtype == dtype
+        for name, tensor in psi.state_dict().items():
+            assert torch.equal(tensor, tensors[name].to(dtype)), name
