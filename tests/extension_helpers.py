@@ -104,7 +104,8 @@ class Watcher(scripts.Script):
 
     def before_process(self, p, state):
         model = shared.sd_model
-        self.kept = model.alphas_cumprod, model.oms_latents
+        self.put_back(model)  # a request that failed did not
+        model.kept_by_watcher = model.alphas_cumprod, model.oms_latents
         if state == "zero terminal snr":
             root = model.alphas_cumprod.sqrt()
             root = (root - root[-1]) * root[0] / (root[0] - root[-1])
@@ -120,7 +121,12 @@ class Watcher(scripts.Script):
             p.modified_noise = -2 * kwargs["noise"]
 
     def postprocess(self, p, processed, state):
-        shared.sd_model.alphas_cumprod, shared.sd_model.oms_latents = self.kept
+        self.put_back(shared.sd_model)
+
+    def put_back(self, model):
+        if getattr(model, "kept_by_watcher", None):
+            model.alphas_cumprod, model.oms_latents = model.kept_by_watcher
+            model.kept_by_watcher = None
 '''
 
 
@@ -173,9 +179,10 @@ class WebUI:
         watcher = folder / "a-watcher"
         (watcher / "scripts").mkdir(parents=True)
         (watcher / "scripts" / "watcher.py").write_text(WATCHER, encoding="utf-8")
+        own_flags = ["--oms-models-dir", str(model.parent)] if (extension / "preload.py").exists() else []
         return [
             *("--host-style", host_style, "--model", str(model), "--data-dir", str(folder / "data")),
-            *("--oms-models-dir", str(model.parent)),
+            *own_flags,
             *("--extension", str(watcher), "--extension", str(extension)),
         ]
 

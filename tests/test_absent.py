@@ -56,7 +56,7 @@ def misfit(tmp_path: Path, model: Path) -> Iterator[WebUI]:
     kept = ui_components.ToolButton
     del ui_components.ToolButton
     try:
-        webui = WebUI(tmp_path / "webui", host_style(), model)
+        webui = WebUI(tmp_path / "misfit", host_style(), model)
         yield webui
         webui.close()
     finally:

@@ -122,9 +122,9 @@ def test_folders_that_cannot_be_harm_nothing(webui: WebUI, folders: str) -> None
 @pytest.mark.parametrize(
     ("args", "reason"),
     [
-        ((True, "lost"), "no OMS module named 'lost'"),
+        ((True, "lost"), "there is no OMS module named 'lost'"),
         ((True, NAME, "", 99), "OMS guidance scale (guidance_scale): 99 is not allowed"),
-        (("yes",), "'yes' is not allowed, only true or false"),
+        (("yes",), "One More Step (enabled): 'yes' is not allowed, only true or false"),
     ],
 )
 def test_what_happens_when_it_fails(
@@ -147,13 +147,16 @@ def test_what_happens_when_it_fails(
 
 def test_a_module_that_fails_halfway_leaves_the_noise_alone(webui: WebUI, tmp_path: Path) -> None:
     import torch
+    from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
     broken = tmp_path / "x-nan"
     for part in ("oms_module", "text_encoder", "tokenizer"):
         shutil.copytree(webui_models(webui) / NAME / part, broken / part)
     weights = next((broken / "oms_module").glob("*.safetensors"))
-    save_file({name: tensor * torch.nan for name, tensor in load_file(weights).items()}, weights)
+    with safe_open(weights, framework="pt") as file:
+        metadata = file.metadata()
+    save_file({name: tensor * torch.nan for name, tensor in load_file(weights).items()}, weights, metadata)
     plain = webui.txt2img(**QUICK)
     webui.options(oms_module_folders=str(tmp_path), oms_on_failure="continue without it")
     made = webui.txt2img(True, "x-nan", **QUICK)

@@ -22,7 +22,11 @@ def entries() -> list[ModuleEntry]:
     model declares these latents.
     """
     known = {*LATENTS_NAMES, library.UNKNOWN, host.latents_of(host.loaded_model())}
-    return [entry for entry in library.scan(host.module_folders()) if entry.latents in known]
+    return [entry for entry in _all() if entry.latents in known]
+
+
+def _all() -> list[ModuleEntry]:
+    return library.scan(host.module_folders())
 
 
 def choices() -> list[str]:
@@ -46,7 +50,7 @@ def choose(module: str, latents: str) -> ModuleEntry:
     offered = entries()
     if module == AUTOMATIC:
         return _automatic(offered, latents)
-    entry = _find(offered, module)
+    entry = _find(_all(), module)
     if entry is None:
         raise SettingError(f"there is no OMS module named {module[:200]!r}. {_instead(offered, latents)}")
     if entry.problem:
@@ -63,10 +67,9 @@ def check(module: str) -> None:
     """Raises as `choose` does where nothing of this name could ever be used, whatever model is loaded."""
     if module == AUTOMATIC:
         return
-    offered = entries()
-    entry = _find(offered, module)
+    entry = _find(_all(), module)
     if entry is None:
-        there_are = ", ".join([AUTOMATIC, *_usable(offered)])
+        there_are = ", ".join([AUTOMATIC, *_usable(entries())])
         raise SettingError(f"there is no OMS module named {module[:200]!r}. There are {there_are}.")
     if entry.problem:
         raise ModuleFileError(f"the OMS module {entry.name!r} cannot be used: {entry.problem}")
