@@ -109,6 +109,8 @@ def _is_there(module: catalogue.Published, root: Path) -> bool:
 
 def _has_encoder(module: catalogue.Published, root: Path, places: Places) -> bool:
     kind = module.text_encoder
+    if kind in places.will_lend:
+        return True
     width = catalogue.TEXT_ENCODERS[kind].width
     entry = ModuleEntry(module.name, root / module.name, module.latents, kind, 0, width=width)
     return state(entry, replace(places, folders=(root, *places.folders)))[0] == READY

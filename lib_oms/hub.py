@@ -11,7 +11,8 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,6 +23,7 @@ from lib_oms.errors import Cancelled, DownloadError
 _SAFE_PATH = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+){0,3}")
 _NETWORK = frozenset(("requests", "urllib3", "httpx", "httpx2", "httpcore", "httpcore2", "h11", "http"))
 _TRIES = 4  # in a row, without a byte gained
+_PIECE = 2**20  # bytes between two looks at progress and cancelling; huggingface_hub's own 10 MB are minutes to some
 _PAUSE = 1.0  # seconds before the second try, then twice as long each time
 
 
@@ -146,15 +148,32 @@ def _get(file: RemoteFile, into: _Watched, start: int) -> None:
     url = f"{endpoint()}/{file.repository}/resolve/{quote(file.commit, safe='')}/{quote(file.path)}"
     # Identity, or a server may pack the text files, whose sizes then differ from what the API said.
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
-    http_get(
-        url,
-        into,
-        resume_size=start,
-        headers=headers,
-        expected_size=file.size,
-        displayed_filename=file.path,
-        _tqdm_bar=_NoBar(),
-    )
+    with _small_pieces():
+        http_get(
+            url,
+            into,
+            resume_size=start,
+            headers=headers,
+            expected_size=file.size,
+            displayed_filename=file.path,
+            _tqdm_bar=_NoBar(),
+        )
+
+
+@contextmanager
+def _small_pieces() -> Iterator[None]:
+    """Meanwhile huggingface_hub hands on what comes in pieces, and leaves none of it to programs that do not."""
+    from huggingface_hub import constants
+
+    wanted = {"DOWNLOAD_CHUNK_SIZE": _PIECE, "HF_HUB_ENABLE_HF_TRANSFER": False}
+    kept = {name: getattr(constants, name) for name in wanted if hasattr(constants, name)}
+    for name, value in kept.items():
+        setattr(constants, name, min(value, wanted[name]))
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(constants, name, value)
 
 
 class _NoBar:

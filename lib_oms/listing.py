@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lib_oms import catalogue
 from lib_oms.errors import ModuleFileError
 from lib_oms.library import ModuleEntry, scan
-from lib_oms.text_sources import Places, find_source
+from lib_oms.text_sources import Finder, Places
 
 READY = "ready"
 NEEDS_TEXT_ENCODER = "needs text encoder"
@@ -34,7 +34,8 @@ class Listed:
 def listing(places: Places) -> list[Listed]:
     """The modules in the models folders, sorted by name, then the published ones that are not there."""
     entries = scan(places.folders)
-    there = [_listed(entry, places) for entry in entries]
+    finder = Finder(places)
+    there = [_listed(entry, places, finder) for entry in entries]
     return [*there, *map(_offered, not_downloaded(entries))]
 
 
@@ -48,15 +49,17 @@ def not_downloaded(entries: Iterable[ModuleEntry]) -> list[catalogue.Published]:
     ]
 
 
-def state(entry: ModuleEntry, places: Places) -> tuple[str, str]:
-    """State of a module and what it comes from."""
+def state(entry: ModuleEntry, places: Places, finder: Finder | None = None) -> tuple[str, str]:
+    """State of a module and what it comes from; `finder` is one for `places`, where there are many modules."""
     if entry.problem is not None:
         return BROKEN, entry.problem
     if entry.text_encoder in places.lends:
         return READY, "the loaded model"
     try:
-        return READY, find_source(entry, places).where
+        return READY, (finder or Finder(places)).find(entry).where
     except ModuleFileError as error:
+        if entry.text_encoder in places.will_lend:
+            return NEEDS_TEXT_ENCODER, "it borrows that of an SDXL checkpoint as soon as one is loaded"
         return NEEDS_TEXT_ENCODER, str(error)
 
 
@@ -74,8 +77,8 @@ def _original(module: catalogue.Published) -> str:
     return module.repository.split("/")[1]
 
 
-def _listed(entry: ModuleEntry, places: Places) -> Listed:
-    return Listed(entry.name, entry.latents, entry.text_encoder, entry.size, *state(entry, places))
+def _listed(entry: ModuleEntry, places: Places, finder: Finder) -> Listed:
+    return Listed(entry.name, entry.latents, entry.text_encoder, entry.size, *state(entry, places, finder))
 
 
 def _offered(module: catalogue.Published) -> Listed:

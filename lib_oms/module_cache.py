@@ -12,7 +12,7 @@ import torch
 from lib_oms.library import ModuleEntry
 from lib_oms.module import OMSModule
 from lib_oms.text import TextEncoder
-from lib_oms.text_sources import TextSource
+from lib_oms.text_sources import Places, TextSource, find_source
 
 KEPT = 2  # as many as a person who compares two modules goes to and fro between
 
@@ -23,12 +23,14 @@ class ModuleCache:
     What has another dtype or text encoder, or a file that changed, is another module.
 
     Args:
-        source_of: where a module's text encoder comes from.
+        source_of: where a module's text encoder comes from; if not given, from the module's own folder.
         let_go: told about every module that is dropped, so that the device's memory can be freed.
     """
 
     def __init__(
-        self, source_of: Callable[[ModuleEntry], TextSource], let_go: Callable[[OMSModule], None] = lambda _: None
+        self,
+        source_of: Callable[[ModuleEntry], TextSource] = lambda entry: find_source(entry, Places()),
+        let_go: Callable[[OMSModule], None] = lambda _: None,
     ) -> None:
         self._source_of, self._let_go = source_of, let_go
         self._lock = threading.Lock()

@@ -45,4 +45,9 @@ def places(args: argparse.Namespace) -> Places:
     folders = args.models_dir or [*([webui / "models" / "OMS"] if webui else []), own_models()]
     checkpoints = args.checkpoints or ([webui / "models" / "Stable-diffusion"] if webui else [])
     bundled = webui / "backend/huggingface/stabilityai/stable-diffusion-2-1/tokenizer" if webui else None
-    return Places(tuple(folders), tuple(checkpoints), (bundled,) if bundled and bundled.is_dir() else ())
+    return Places(
+        tuple(folders),
+        tuple(checkpoints),
+        (bundled,) if bundled and bundled.is_dir() else (),
+        will_lend=("mixclip",) if webui else (),  # lib_oms/webui/host_text.py
+    )

@@ -45,7 +45,8 @@ class LoadedModel:
 @dataclass(frozen=True)
 class Places:
     """Where to look: models folders, folders of single-file checkpoints, tokenizer folders that the host brings along,
-    the loaded model's text tower, if it has one, and the kinds of text encoder that the host lends at need.
+    the loaded model's text tower, if it has one, the kinds of text encoder that the host lends at need, and those that
+    it will lend when another checkpoint is loaded.
     """
 
     folders: tuple[Path, ...] = ()
@@ -53,6 +54,7 @@ class Places:
     tokenizers: tuple[Path, ...] = ()
     loaded: LoadedModel | None = None
     lends: tuple[str, ...] = ()
+    will_lend: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,24 +66,44 @@ class TextSource:
     load: Callable[[torch.dtype | None], TextEncoder]
 
 
-def find_source(entry: ModuleEntry, places: Places) -> TextSource:
-    """Where `entry`'s text encoder comes from; headers and folders are looked at, no tensor is read.
-
-    Raises:
-        ModuleFileError: nowhere; says what was tried and what to do.
+class Finder:
+    """Finds text encoders in `places` as they are now. What does not depend on the single module is looked at once, so
+    a list of hundreds costs no more than their own folders: a finder is made for one list or one module and dropped.
     """
-    kind = entry.text_encoder
-    if kind not in catalogue.TEXT_ENCODERS:
-        known = " and ".join(catalogue.TEXT_ENCODERS)
-        raise ModuleFileError(f"{entry.path}: reads text encoder {kind!r}, which is not known here; known are {known}")
-    for folder in _encoder_folders(entry, places):
-        if holds_encoder(folder, kind):
-            return TextSource(kind, str(folder), lambda dtype, folder=folder: load_text_encoder(folder, kind, dtype))
-    if kind == "openclip":
-        source = _from_openclip(entry.width, places)
-        if source is not None:
-            return source
-    raise ModuleFileError(_nowhere(entry, places))
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+        self._shared: dict[tuple[str, int], TextSource | None] = {}
+        self._tried: dict[str, list[str]] = {}
+
+    def find(self, entry: ModuleEntry) -> TextSource:
+        """Where `entry`'s text encoder comes from; headers and folders are looked at, no tensor is read.
+
+        Raises:
+            ModuleFileError: nowhere; says what was tried and what to do.
+        """
+        kind, width = entry.text_encoder, entry.width
+        if kind not in catalogue.TEXT_ENCODERS:
+            known = " and ".join(catalogue.TEXT_ENCODERS)
+            raise ModuleFileError(
+                f"{entry.path}: reads text encoder {kind!r}, which is not known here; known are {known}"
+            )
+        own = own_folder(entry.path)
+        if holds_encoder(own, kind):
+            return _folder_source(own, kind)
+        if (kind, width) not in self._shared:
+            self._shared[kind, width] = _shared_source(kind, width, self._places)
+        source = self._shared[kind, width]
+        if source is None:
+            if kind not in self._tried:
+                self._tried[kind] = _shared_places(kind, self._places)
+            raise ModuleFileError(_nowhere(entry, [str(own), *self._tried[kind]]))
+        return source
+
+
+def find_source(entry: ModuleEntry, places: Places) -> TextSource:
+    """Where one module's text encoder comes from; as `Finder.find`."""
+    return Finder(places).find(entry)
 
 
 def checkpoint_tower(path: str | os.PathLike[str]) -> TextTower | None:
@@ -125,21 +147,29 @@ def find_tokenizer(vocabulary: int, places: Places) -> Callable[[], Any] | None:
     return None if packaged is None else lambda: ClipTokenizer(packaged, vocabulary, _PAD)
 
 
-def _encoder_folders(entry: ModuleEntry, places: Places) -> Iterator[Path]:
-    yield own_folder(entry.path)
+def _folder_source(folder: Path, kind: str) -> TextSource:
+    return TextSource(kind, str(folder), lambda dtype: load_text_encoder(folder, kind, dtype))
+
+
+def _shared_source(kind: str, width: int, places: Places) -> TextSource | None:
+    """What serves every module that reads this text and has no encoder of its own."""
+    for folder in _shared_folders(kind, width, places):
+        if holds_encoder(folder, kind):
+            return _folder_source(folder, kind)
+    return _from_openclip(width, places) if kind == "openclip" else None
+
+
+def _shared_folders(kind: str, width: int, places: Places) -> Iterator[Path]:
     for root in places.folders:
-        yield root / TEXT_ENCODERS_FOLDER / entry.text_encoder
+        yield root / TEXT_ENCODERS_FOLDER / kind
     # Another module's: only published layouts, whose encoder is told by what the module reads. The embedded
     # demo's is of the same kind and width as nobody else's.
     for root in places.folders:
         for other in _folders(root):
-            if (other / "oms_module").is_dir() and _reads(other, entry):
-                yield other
-
-
-def _reads(other: Path, entry: ModuleEntry) -> bool:
-    found = describe(other)
-    return found is not None and (found.text_encoder, found.width) == (entry.text_encoder, entry.width)
+            if (other / "oms_module").is_dir() and holds_encoder(other, kind):
+                found = describe(other)
+                if (found.text_encoder, found.width) == (kind, width):
+                    yield other
 
 
 def _from_openclip(width: int, places: Places) -> TextSource | None:
@@ -238,16 +268,20 @@ def _tokens_in(vocabulary: Path, stamp: tuple[int, ...]) -> int:  # stamp only t
     return len(words) if words.get(_PAD) == 0 else 0
 
 
-def _nowhere(entry: ModuleEntry, places: Places) -> str:
+def _shared_places(kind: str, places: Places) -> list[str]:
+    """Where `_shared_source` looks, in words."""
+    tried = [str(root / TEXT_ENCODERS_FOLDER / kind) for root in places.folders]
+    if kind == "openclip":
+        for place in places.checkpoints:
+            count = sum(1 for _ in checkpoint_files([place]))
+            tried.append(f"{count} checkpoints in {place}" if place.is_dir() else str(place))
+        tried.append("the loaded model")
+    return tried
+
+
+def _nowhere(entry: ModuleEntry, tried: list[str]) -> str:
     kind = entry.text_encoder
     repositories = catalogue.TEXT_ENCODERS[kind].repositories
-    tried = [f"{own_folder(entry.path)}"]
-    tried += [str(root / TEXT_ENCODERS_FOLDER / kind) for root in places.folders]
-    if kind == "openclip":
-        count = sum(1 for _ in checkpoint_files(places.checkpoints))
-        tried += [f"{count} checkpoints in {folder}" for folder in places.checkpoints[:1]]
-        tried += [f"{folder}" for folder in places.checkpoints[1:]]
-        tried += ["the loaded model"]
     instead = ", put any SD2.x checkpoint (.safetensors) among the WebUI's models" if kind == "openclip" else ""
     return (
         f"the OMS module {entry.name!r} needs its text encoder ({kind}): press Download in the accordion or run "

@@ -105,6 +105,8 @@ class Watcher(scripts.Script):
     def before_process(self, p, state):
         model = shared.sd_model
         self.put_back(model)  # a request that failed did not
+        if not state:
+            return
         model.kept_by_watcher = model.alphas_cumprod, model.oms_latents
         if state == "zero terminal snr":
             root = model.alphas_cumprod.sqrt()

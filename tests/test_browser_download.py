@@ -63,7 +63,7 @@ def test_download_fails_is_cancelled_and_succeeds(ui: WebUIPage, hub: Hub, demo:
     hub.repositories[ENCODERS[1]][ENCODER_WEIGHTS] += b"\0" * 30_000_000
     ui.choose("oms_download_name", NAME)
     ui.find("oms_download").click()
-    ui.find("oms_download_status", "progress").wait_for()
+    ui.find("oms_download_status", "[role=progressbar]").wait_for()
     assert NAME in status.inner_text()
     ui.find("oms_download_cancel").click()
     hub.slow = 0

@@ -20,7 +20,7 @@ from text_helpers import VIT_H, text_model, write_tokenizer
 from lib_oms import catalogue, download, hub
 from lib_oms.errors import Cancelled, DownloadError, SettingError
 from lib_oms.library import scan
-from lib_oms.listing import listing
+from lib_oms.listing import listing, state
 from lib_oms.module import OMSModule
 from lib_oms.text_sources import Places
 
@@ -333,25 +333,29 @@ def command(server: Hub, root: Path, *words: str, **variables: str) -> subproces
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Where the tests themselves run in a shell's background, Ctrl-C is ignored, and children would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
-def test_kill_9_in_the_middle_and_on_from_there(server, root):
-    """The client writes in pieces of 10 MB, so the file has 48 of them."""
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_killed_or_interrupted_in_the_middle_and_on_from_there(server, root, how):
+    """The client writes in pieces of 1 MB, so the file has 12 of them."""
     big = server.repositories[ENCODERS[1]]
     content = Path(root.parent.parent / "big.safetensors")
     content.parent.mkdir(parents=True, exist_ok=True)
-    save_file({**_tensors(big[ENCODER_WEIGHTS], root.parent.parent), "big": torch.zeros(12_000_000)}, content)
+    save_file({**_tensors(big[ENCODER_WEIGHTS], root.parent.parent), "big": torch.zeros(3_000_000)}, content)
     big[ENCODER_WEIGHTS] = content.read_bytes()
-    server.slow = 0.01
+    server.slow = 0.02
     process = command(server, root)
     deadline = time.monotonic() + 120
-    while not any(path.stat().st_size > 10_000_000 for path in root.rglob("*.part")):
+    while not any(path.stat().st_size > 2_000_000 for path in root.rglob("*.part")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.send_signal(how)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL or (process.returncode, err[-12:]) == (130, "interrupted\n")
     assert visible(root) == []
     assert [line.state for line in listing(Places((root,))) if line.name == NAME] == ["not downloaded"]
 
@@ -362,7 +366,7 @@ def test_kill_9_in_the_middle_and_on_from_there(server, root):
     assert process.returncode == 0, err
     assert out.splitlines() == [f"Downloaded: {root / NAME}", f"Downloaded: {root / 'text_encoders' / 'openclip'}"]
     assert "100%" in err
-    assert int(server.ranges(ENCODER_WEIGHTS)[0][6:-1]) >= 10_000_000
+    assert int(server.ranges(ENCODER_WEIGHTS)[0][6:-1]) >= 2_000_000
     assert (root / "text_encoders/openclip" / ENCODER_WEIGHTS).read_bytes() == big[ENCODER_WEIGHTS]
     assert any(COMMIT in path for _, path, _ in server.requests)
 
@@ -372,6 +376,34 @@ def _tensors(content: bytes, folder: Path) -> dict[str, torch.Tensor]:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return {name: tensor.clone() for name, tensor in load_file(path).items()}
+
+
+def test_nothing_else_on_the_machine_is_touched(server, root, tmp_path):
+    elsewhere = tmp_path / "home", tmp_path / "tmp", tmp_path / "cache"
+    for folder in elsewhere:
+        folder.mkdir()
+    names = ("HOME", "TMPDIR", "XDG_CACHE_HOME")
+    process = command(server, root, **{name: str(folder) for name, folder in zip(names, elsewhere, strict=True)})
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert [path for folder in elsewhere for path in folder.rglob("*")] == []
+    assert sorted(path.name for path in root.iterdir()) == [".download.lock", NAME, "text_encoders"]
+
+
+def test_a_module_that_borrows_its_text_encoder_takes_none(server, root):
+    psi = tiny_psi(2048)
+    psi.save_pretrained(root.parent.parent / "large" / "oms_module", variant="fp16")
+    server.repositories["h1t/oms_l_mixclip_xl"] = _content(root.parent.parent / "large")
+    places = Places((root,), will_lend=("mixclip",))
+    assert download.download("oms_l_mixclip_xl", root, places) == [root / "oms_l_mixclip_xl"]
+    (entry,) = scan([root])
+    waits = "it borrows that of an SDXL checkpoint as soon as one is loaded"
+    assert state(entry, places) == ("needs text encoder", waits)
+    assert state(entry, Places((root,), lends=("mixclip",))) == ("ready", "the loaded model")
+    how, why = state(entry, Places((root,)))
+    assert how == "needs text encoder"
+    assert "download text-encoder-mixclip" in why
+    assert "stabilityai/stable-diffusion-xl-base-1.0" in why
 
 
 def test_the_command_says_what_is_wrong_in_one_line_and_goes_through_a_proxy(server, root):

@@ -12,6 +12,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from modules import devices, prompt_parser, script_callbacks, shared
 from modules.shared_cmd_options import cmd_opts
+from safetensors import safe_open
 from transformers import CLIPTextModel, CLIPTokenizer
 
 EMBEDDED, SECOND = "embedded", "embedded-second"
@@ -102,14 +103,19 @@ def load_part(cls: Any, folder: Path) -> Any:
     return part.float().eval()
 
 
+def _family(info: CheckpointInfo) -> str:
+    with safe_open(info.filename, "pt") as file:
+        return (file.metadata() or {}).get("demo.family", "")
+
+
 class DemoModel:
     """The loaded checkpoint, with the attributes of the host's that extensions read.
 
-    Its latents are of no Stable Diffusion family, so every `is_sd*` flag is False; `oms_latents` names them.
+    Its latents are of no Stable Diffusion family, so every `is_sd*` flag is False; `oms_latents` names them. A UNet
+    whose file says in its metadata `demo.family`: "sd1", "sd2" or "sdxl" is taken for one of that family.
     """
 
-    is_sd1 = is_sd2 = is_sdxl = is_sd3 = is_ssd = is_sdxl_inpaint = False
-    oms_latents = "oms-demo"
+    is_sd3 = is_ssd = is_sdxl_inpaint = False
     latent_channels = 4
     parameterization = "eps"
     cond_stage_key = "txt"
@@ -140,6 +146,9 @@ class DemoModel:
             self._unets[info.name] = load_part(UNet2DConditionModel, Path(info.filename).parent)
         self.model.diffusion_model = self._unets[info.name]
         self.sd_checkpoint_info = info
+        family = _family(info)
+        self.is_sd1, self.is_sd2, self.is_sdxl = (family == name for name in ("sd1", "sd2", "sdxl"))
+        self.oms_latents = None if family else "oms-demo"
         shared.opts.data["sd_model_checkpoint"] = info.title
 
     @torch.no_grad()

@@ -16,7 +16,7 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-from modules import errors, images, infotext_utils, processing, scripts, sd_samplers, shared
+from modules import errors, images, infotext_utils, processing, scripts, sd_models, sd_samplers, shared
 from modules.processing import Processed, process_images
 from PIL import Image, ImageDraw
 
@@ -32,6 +32,16 @@ def apply_prompt(p: Any, x: str, xs: list[str]) -> None:
         raise RuntimeError(f"Prompt S/R did not find {xs[0]} in prompt or negative prompt.")
     p.prompt = p.prompt.replace(xs[0], x)
     p.negative_prompt = p.negative_prompt.replace(xs[0], x)
+
+
+def apply_checkpoint(p: Any, x: str, xs: list[str]) -> None:
+    p.override_settings["sd_model_checkpoint"] = sd_models.get_closet_checkpoint_match(x).name
+
+
+def confirm_checkpoints(p: Any, xs: list[str]) -> None:
+    for x in xs:
+        if sd_models.get_closet_checkpoint_match(x) is None:
+            raise RuntimeError(f"Unknown checkpoint: {x}")
 
 
 def confirm_samplers(p: Any, xs: list[str]) -> None:
@@ -76,6 +86,8 @@ axis_options = [
     AxisOption("Prompt S/R", str, apply_prompt, format_value=format_value),
     AxisOptionTxt2Img("Sampler", str, apply_field("sampler_name"), format_value=format_value,
                       confirm=confirm_samplers, choices=sd_samplers.visible_sampler_names),
+    AxisOption("Checkpoint name", str, apply_checkpoint, format_value=format_value, confirm=confirm_checkpoints,
+               cost=1.0, choices=sd_models.checkpoint_tiles),
 ]
 
 

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 
 from tqdm import tqdm
 
+from lib_oms import catalogue
 from lib_oms.download import NAMES, Progress, download
-from lib_oms.errors import Cancelled, OMSError
+from lib_oms.errors import Cancelled, OMSError, SettingError
 from lib_oms.listing import human_size
+from lib_oms.settings import AUTOMATIC
 from lib_oms.webui import host, sources
 
 _LOOK = 0.3  # seconds between two looks at a download
@@ -62,15 +64,18 @@ class Job:
             return f"{self.name}: asking the server" if self.running else ""
         done, total = self._progress.done, self._progress.total
         ending = "; cancelling" if self._cancelled.is_set() else ""
-        return f"{self.name}: {human_size(done)} of {human_size(total)}, {self._progress.what}{ending}"
+        told = f"{self.name}: {human_size(done)} of {human_size(total)}, {self.percent:.0f} %"
+        return f"{told}, {self._progress.what}{ending}"
 
     @property
     def percent(self) -> float:
         return 100 * self._progress.fraction if self._progress.total else 0.0
 
     def _run(self) -> None:
-        print(f"Downloading {self.name} for One More Step")
         try:
+            if self.name == AUTOMATIC:
+                self.name = for_loaded_model()
+            print(f"Downloading {self.name} for One More Step")
             with tqdm(unit="B", unit_scale=True, desc="One More Step", mininterval=1.0) as bar:
 
                 def show(progress: Progress) -> None:
@@ -94,5 +99,20 @@ JOB = Job()
 
 
 def choices() -> list[str]:
-    """What can be downloaded."""
-    return list(NAMES)
+    """What can be downloaded; Automatic is what `for_loaded_model` says."""
+    return [AUTOMATIC, *NAMES]
+
+
+def for_loaded_model() -> str:
+    """The published module for the loaded model's latents, the smallest where there are more.
+
+    Raises SettingError where there is none.
+    """
+    latents = host.latents_of(host.loaded_model())
+    fitting = [module for module in catalogue.MODULES if module.latents == latents]
+    if not fitting:
+        raise SettingError(
+            "no published module is made for the loaded model; load an SD1.x, SD2.x or SDXL checkpoint first, or "
+            "choose one by its name"
+        )
+    return min(fitting, key=lambda module: module.size).name

@@ -9,19 +9,33 @@ from typing import Any
 import gradio as gr
 
 from lib_oms.errors import OMSError
-from lib_oms.listing import LATENTS_NAMES, READY, human_size, listing
+from lib_oms.listing import LATENTS_NAMES, NOT_DOWNLOADED, READY, Listed, human_size, listing
 from lib_oms.webui import downloading, offer, sources
 
 _HEAD = ("Name", "Latents", "Text encoder", "Size", "State")
+_CELL = "padding: 2px 6px; text-align: left; font-size: 0.85em; overflow-wrap: anywhere"
+_LONG, _SHORT = 240, 120  # letters of an explanation from which on it is folded, and those that then show
+_BAR = "height: 0.6em; border-radius: 0.3em; background: var(--border-color-primary, #9ca3af); overflow: hidden"
+_DONE = "height: 100%; background: var(--primary-500, #2563eb)"
 
 
-def build(module_dropdown: gr.Dropdown, refresh: gr.Button) -> None:
-    """Adds list and button to the open accordion; a download that ends, and `refresh`, update the dropdown, too."""
-    with gr.Accordion("OMS modules", open=False, elem_id="oms_library"):
-        shown = gr.HTML(table(), elem_id="oms_library_table")
+def build(module_dropdown: gr.Dropdown, refresh: gr.Button, *, unfold: bool) -> None:
+    """Adds list and button to the open accordion, themselves folded away unless `unfold`.
+
+    The list is made anew whenever the page is loaded, a download ends, and by `refresh`; the latter two update the
+    dropdown, too.
+    """
+    with gr.Accordion("OMS modules", open=unfold, elem_id="oms_library"):
+        shown = gr.HTML(table, elem_id="oms_library_table")
+        names = downloading.choices()
+        name = gr.Dropdown(
+            names,
+            value=names[0],
+            label="Published OMS module",
+            info="Automatic: the one for the loaded model. Its text encoder comes along where the machine has none.",
+            elem_id="oms_download_name",
+        )
         with gr.Row():
-            names = downloading.choices()
-            name = gr.Dropdown(names, value=names[0], label="Published OMS module", elem_id="oms_download_name")
             start = gr.Button("Download", elem_id="oms_download")
             cancel = gr.Button("Cancel download", elem_id="oms_download_cancel")
         status = gr.HTML("", elem_id="oms_download_status")
@@ -36,17 +50,24 @@ def table() -> str:
         lines = listing(sources.places())
     except (OMSError, OSError) as error:
         return f"<p class='error'>{html.escape(str(error))}</p>"
-    rows = [
-        (line.name, LATENTS_NAMES.get(line.latents, line.latents), line.text_encoder, human_size(line.size),
-         line.state if line.state == READY else f"{line.state}: {line.why}")
-        for line in lines
-    ]  # fmt: skip
-    body = "".join(_row(row, "td") for row in rows)
-    return f"<table><thead>{_row(_HEAD, 'th')}</thead><tbody>{body}</tbody></table>"
+    body = "".join(_rows(line) for line in lines)
+    return f"<table style='width: 100%'><thead>{_row(_HEAD, 'th')}</thead><tbody>{body}</tbody></table>"
+
+
+def _rows(line: Listed) -> str:
+    latents = LATENTS_NAMES.get(line.latents, line.latents)
+    row = _row((line.name, latents, line.text_encoder, human_size(line.size), line.state), "td")
+    if line.state in (READY, NOT_DOWNLOADED):
+        return row
+    why = html.escape(line.why)
+    if len(line.why) > _LONG:
+        why = f"<details><summary>{html.escape(line.why[:_SHORT].rpartition(' ')[0])} ...</summary>{why}</details>"
+    return f"{row}<tr><td colspan='{len(_HEAD)}' style='{_CELL}; padding-left: 2em'>{why}</td></tr>"
 
 
 def _row(cells: Iterable[str], tag: str) -> str:
-    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+    made = (f"<{tag} style='{_CELL}'>{html.escape(cell)}</{tag}>" for cell in cells)
+    return f"<tr>{''.join(made)}</tr>"
 
 
 def _download(name: Any) -> Iterator[tuple[Any, Any, Any]]:
@@ -59,5 +80,6 @@ def _download(name: Any) -> Iterator[tuple[Any, Any, Any]]:
 
 def _status(told: str, job: downloading.Job) -> str:
     kind = "error" if job.failed else "comments"
-    bar = f"<progress max='100' value='{job.percent:.1f}' style='width: 100%'></progress>" if job.running else ""
+    done = f"<div style='{_DONE}; width: {job.percent:.1f}%'></div>"
+    bar = f"<div role='progressbar' style='{_BAR}'>{done}</div>" if job.running else ""
     return f"<div class='{kind}'>{html.escape(told)}</div>{bar}"

@@ -125,7 +125,8 @@ def _instead(offered: list[ModuleEntry], latents: str) -> str:
     if fitting:
         return f"Those for the loaded model are {', '.join(fitting)}."
     folders = " or ".join(str(folder) for folder in host.module_folders())
-    return f"Put one for {_latents_name(latents)} into {folders}; at present there is none."
+    put = f"one for {_latents_name(latents)} into {folders}; at present there is none."
+    return f"Press Download below 'OMS modules', or put {put}" if latents in LATENTS_NAMES else f"Put {put}"
 
 
 def _usable(offered: list[ModuleEntry]) -> list[str]:

@@ -9,17 +9,20 @@ from torch import nn
 
 from lib_oms.library import ModuleEntry
 from lib_oms.text_sources import LoadedModel, Places, TextSource, find_source
-from lib_oms.webui import host
+from lib_oms.webui import host, host_text
 
 
 def places() -> Places:
-    """The host's folders, its checkpoints (the loaded one first), and the loaded model."""
+    """The host's folders, its checkpoints (the loaded one first), and what the loaded model has or lends."""
     model = host.loaded_model()
+    lends = host_text.of(model) is not None
     return Places(
         tuple(host.module_folders()),
         tuple(host.checkpoint_places(model)),
         tuple(host.tokenizer_folders()),
         loaded_openclip(model),
+        lends=("mixclip",) if lends else (),
+        will_lend=() if getattr(model, "is_sdxl", False) and not lends else ("mixclip",),
     )
 
 
