@@ -1,6 +1,7 @@
 """The list of modules on the page and its Download button, in real Chromium, from a hub on loopback."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from browser_helpers import DemoProcess, WebUIPage, chromium
 from hub_server import Hub
+from module_helpers import tiny_psi
 from test_browser import browser  # noqa: F401 - a fixture
 from test_download import ENCODER_WEIGHTS, ENCODERS, MODULE, NAME, published  # noqa: F401 - a fixture
 
@@ -80,3 +82,14 @@ def test_download_fails_is_cancelled_and_succeeds(ui: WebUIPage, hub: Hub, demo:
     assert MODULE.split("/")[1] == NAME
     ui.choose("oms_module", NAME)
     assert ui.chosen("oms_module") == NAME
+    assert f"Downloading {NAME}" in demo.log
+    assert re.search(r"One More Step: +\d+%\|", demo.log), "progress in the console, too"
+
+    # A file that somebody drops there appears when the page is loaded again, and by the refresh button.
+    tiny_psi(24, metadata={"oms.latents": "sdxl"}).save_pretrained(demo.modules / "sub" / "dropped.safetensors")
+    ui.find("oms_module_refresh").click()
+    ui.page.wait_for_function("document.querySelector('#oms_library_table').innerText.includes('sub/dropped')")
+    (demo.modules / "sub" / "dropped.safetensors").unlink()
+    ui.page.reload()
+    ui.page.wait_for_function("document.querySelector('#oms_library_table')?.textContent.includes('SD1/SD2')")
+    assert "dropped" not in table.text_content()

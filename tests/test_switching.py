@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 from browser_helpers import DemoProcess, WebUIPage, chromium, host_style
 from extension_helpers import RequestFailed, WebUI
 from module_helpers import tiny_psi
@@ -18,6 +19,7 @@ from lib_oms.embedded.make import write_untrained
 pytest.importorskip("gradio")
 
 FIRST, SECOND = "embedded", "embedded-second"
+OPTION = "sd_model_checkpoint"
 QUICK = {"sampler_name": "Euler", "steps": 1}
 
 
@@ -129,6 +131,21 @@ def test_a_module_that_reads_the_loaded_models_text_encoders_is_ready_while_it_i
     assert "python -m lib_oms download text-encoder-mixclip" in line()[1]
 
 
+def test_who_has_no_module_finds_the_button_unfolded(
+    webui: WebUI, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gradio
+
+    from lib_oms.webui import host, ui
+
+    for folder, unfolded in ((tmp_path, True), (model.parent, False)):
+        monkeypatch.setattr(host, "module_folders", lambda folder=folder: [folder])
+        with gradio.Blocks() as blocks:
+            ui.build()
+        (panel,) = (block for block in blocks.blocks.values() if getattr(block, "elem_id", "") == "oms_library")
+        assert panel.open is unfolded
+
+
 def test_on_the_page(browser: str, model: Path, tmp_path: Path) -> None:  # noqa: F811
     with DemoProcess(tmp_path / "demo", "--model", str(model), "--oms-models-dir", str(model.parent)) as demo:
         with chromium(tmp_path / "profile", browser) as context:
@@ -137,5 +154,7 @@ def test_on_the_page(browser: str, model: Path, tmp_path: Path) -> None:  # noqa
             ui.set_number("txt2img_steps", 1)
             for checkpoint, module in ((SECOND, "wide"), (FIRST + " [", "plain")):
                 ui.choose("setting_sd_model_checkpoint", checkpoint)
+                while checkpoint not in requests.get(f"{demo.url}/sdapi/v1/options", timeout=60).json()[OPTION]:
+                    ui.page.wait_for_timeout(100)
                 ui.generate()
                 assert f"OMS model: {module} [" in ui.infotext
