@@ -6,6 +6,7 @@ Needs what the tests in a browser need: `pip install -e ".[test]"` and Chromium.
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent / "tests"))
@@ -31,12 +32,20 @@ def main() -> int:
             ui.write("oms_prompt", "black background")
             ui.generate()
             ui.page.wait_for_timeout(2000)  # the gallery fades in
-            file = DOCS / "images" / f"page-{theme}.png"
-            file.parent.mkdir(exist_ok=True)
-            ui.page.screenshot(path=file, full_page=True)
-            print(file)
+            photograph(ui.page, f"page-{theme}")
+            for tab in ("Settings", "One More Step"):
+                ui.page.get_by_role("tab", name=tab, exact=True).click()
+            ui.page.wait_for_timeout(1000)
+            photograph(ui.page, f"settings-{theme}")
             ui.page.close()
     return 0
+
+
+def photograph(page: Any, name: str) -> None:
+    file = DOCS / "images" / f"{name}.png"
+    file.parent.mkdir(exist_ok=True)
+    page.screenshot(path=file, full_page=True)
+    print(file)
 
 
 if __name__ == "__main__":

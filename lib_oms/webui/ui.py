@@ -30,7 +30,7 @@ def build() -> list[Any]:
         with gr.Row():
             controls["guidance_scale"] = _slider(_BY_NAME["guidance_scale"])
             controls["eta"] = _slider(_BY_NAME["eta"])
-        controls["negative_prompt"] = _textbox(_BY_NAME["negative_prompt"], lines=1)
+        controls["negative_prompt"] = _textbox(_BY_NAME["negative_prompt"], lines=2)
         # Who has no module yet finds the button that brings one at once.
         library_panel.build(controls["module"], refresh, unfold=len(choices) == 1)
     return [controls[setting.name] for setting in SETTINGS]
