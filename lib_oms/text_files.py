@@ -21,6 +21,9 @@ from lib_oms.module_files import read_json
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model.fp16.safetensors")
 _PREFIX = "text_model."
+_TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_MOST_TOKENIZER_BYTES = 16 * 2**20
+_LONGEST_TOKEN = 1024
 _PART_NAME = re.compile(r"[\w-][\w.-]*\.safetensors")
 # A config is read before its file is trusted: it must not make us build without end.
 _MOST = {
@@ -124,11 +127,31 @@ def load_tokenizer(folder: Path, pad_token: str | None = None) -> Any:
     """
     from transformers import CLIPTokenizerFast  # the slow one of transformers 4.30 strips accents where ftfy is absent
 
+    _check_tokenizer(folder)
     kept = {} if pad_token is None else {"pad_token": pad_token}
     try:
         return CLIPTokenizerFast.from_pretrained(str(folder), local_files_only=True, **kept)
     except Exception as error:  # tokenizers raises plain Exception
         raise ModuleFileError(f"{folder}: cannot read the tokenizer: {error}") from error
+
+
+def _check_tokenizer(folder: Path) -> None:
+    """Refuses tokens of a length that `tokenizers` would take minutes or for ever to learn."""
+    for name in (*_TOKENIZER_SETTINGS, "tokenizer.json"):
+        if not (folder / name).is_file():
+            continue
+        told = read_json(folder / name, _MOST_TOKENIZER_BYTES)
+        waiting: list[Any] = [told if name in _TOKENIZER_SETTINGS else told.get("added_tokens")]
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, dict):
+                waiting += [*value, *value.values()]
+            elif isinstance(value, list):
+                waiting += value
+            elif isinstance(value, str) and len(value) > _LONGEST_TOKEN:
+                raise ModuleFileError(
+                    f"{folder / name}: holds a text of {len(value)} letters; at most {_LONGEST_TOKEN} are allowed"
+                )
 
 
 def _empty(config: Any, projection: bool, source: str) -> nn.Module:
