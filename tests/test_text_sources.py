@@ -185,6 +185,14 @@ def test_a_config_that_asks_for_too_much_is_refused_before_building(tmp_path, tr
         load_text_encoder(folder, "openclip")
 
 
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"])
+def test_a_token_that_would_take_for_ever_is_refused(tmp_path, trained, name):
+    folder = write_encoder(tmp_path / "m", trained)
+    (folder / "tokenizer" / name).write_text(json.dumps({"unk_token": {"content": ["x" * 100_000]}}))
+    with pytest.raises(ModuleFileError, match=f"{name}: holds a text of 100000 letters; at most 1024 are allowed"):
+        load_text_encoder(folder, "openclip")
+
+
 # --- the tokenizer that packages carry
 
 
