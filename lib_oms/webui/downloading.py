@@ -49,11 +49,10 @@ class Job:
         self._cancelled.set()
 
     def watch(self) -> Iterator[str]:
-        """What to tell a person, again and again until the download has ended."""
+        """What to tell a person, again and again while the download runs."""
         while self.running:
             yield self.told
             self._thread.join(_LOOK)
-        yield self.told
 
     @property
     def told(self) -> str:
