@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,14 @@ _PAD = "!"  # token 0, with which SD2.x's tokenizer fills up
 class LoadedModel:
     """The text tower of a model that the host holds: its tensors by name, without any LoRA's changes.
 
-    The names are OpenCLIP's or transformers'; tensors are asked for one at a time.
+    The names are OpenCLIP's, or transformers' where `config` is the text model's own. Tensors are asked for one at a
+    time.
     """
 
     name: str
     shapes: Mapping[str, tuple[int, ...]]
     tensor: Callable[[str], Tensor]
+    config: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,8 @@ def load_checkpoint_encoder(
         raise ModuleFileError(f"{path}: holds no OpenCLIP text encoder, as checkpoints of SD2.x do")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return _build(tower, file.get_tensor, tokenizer, dtype, str(path))
+            read = partial(tower.read, tensor=file.get_tensor)
+            return _build(tower.config, tower.names(), read, tokenizer, dtype, str(path))
     except (SafetensorError, OSError) as error:
         raise ModuleFileError(f"{path}: cannot be read: {error}") from error
 
@@ -173,16 +176,9 @@ def _shared_folders(kind: str, width: int, places: Places) -> Iterator[Path]:
 
 
 def _from_openclip(width: int, places: Places) -> TextSource | None:
-    loaded = places.loaded
-    tower = None if loaded is None else find_tower(loaded.shapes, "")
-    if loaded is not None and tower is not None and tower.width == width:
-        tokenizer = find_tokenizer(tower.vocabulary, places)
-        if tokenizer is not None:
-            return TextSource(
-                "openclip",
-                f"the loaded model {loaded.name}",
-                lambda dtype: _build(tower, loaded.tensor, tokenizer(), dtype, loaded.name),
-            )
+    source = None if places.loaded is None else _from_loaded(places.loaded, width, places)
+    if source is not None:
+        return source
     for path in checkpoint_files(places.checkpoints):
         tower = checkpoint_tower(path)
         if tower is None or tower.width != width:
@@ -191,6 +187,31 @@ def _from_openclip(width: int, places: Places) -> TextSource | None:
         if tokenizer is not None:
             return TextSource("openclip", str(path), _checkpoint_loader(path, tokenizer))
     return None
+
+
+def _from_loaded(loaded: LoadedModel, width: int, places: Places) -> TextSource | None:
+    config, names = loaded.config, list(loaded.shapes)
+
+    def read(wanted: list[str]) -> Iterable[tuple[str, Tensor]]:
+        return ((name, loaded.tensor(name)) for name in wanted)
+
+    if config is None:
+        tower = find_tower(loaded.shapes, "")
+        if tower is None:
+            return None
+        config, names = tower.config, tower.names()
+
+        def read(wanted: list[str]) -> Iterable[tuple[str, Tensor]]:
+            return tower.read(wanted, loaded.tensor)
+
+    tokenizer = find_tokenizer(config["vocab_size"], places)
+    if config["hidden_size"] != width or tokenizer is None:
+        return None
+    return TextSource(
+        "openclip",
+        f"the loaded model {loaded.name}",
+        lambda dtype: _build(config, names, read, tokenizer(), dtype, loaded.name),
+    )
 
 
 def _checkpoint_loader(path: Path, tokenizer: Callable[[], Any]) -> Callable[[torch.dtype | None], TextEncoder]:
@@ -219,16 +240,14 @@ def _tower_of(path: str, stamp: tuple[int, ...]) -> TextTower | None:  # stamp o
 
 
 def _build(
-    tower: TextTower, tensor: Callable[[str], Tensor], tokenizer: Any, dtype: torch.dtype | None, source: str
+    config: Mapping[str, Any],
+    names: Iterable[str],
+    read: Callable[[list[str]], Iterable[tuple[str, Tensor]]],
+    tokenizer: Any,
+    dtype: torch.dtype | None,
+    source: str,
 ) -> TextEncoder:
-    model = build_model(
-        tower.config,
-        tower.names(),
-        lambda wanted: tower.read(wanted, tensor),
-        projection=False,
-        dtype=dtype,
-        source=source,
-    )
+    model = build_model(config, names, read, projection=False, dtype=dtype, source=source)
     try:
         return OpenCLIPEncoder(model, tokenizer)
     except OMSError as error:

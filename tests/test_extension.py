@@ -18,6 +18,7 @@ from diffusers import DDIMScheduler
 from extension_helpers import ROOT, STEPS, RequestFailed, WebUI, WebUIProcess
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from text_helpers import VIT_H, text_model
 
 from lib_oms.embedded.make import write_untrained
 from lib_oms.module import OMSModule
@@ -320,6 +321,30 @@ def test_the_text_encoder_of_a_loaded_sd2(webui: WebUI) -> None:
     assert str(sources.host.checkpoint_places(model)[0]) == "/models/v2.safetensors"
     model.is_sd2 = False
     assert sources.loaded_openclip(model) is None
+
+
+def test_the_text_encoder_of_a_loaded_sd2_of_forge(webui: WebUI, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its memory manager takes a LoRA's changes out when the text encoder without them is loaded."""
+    from lib_oms.webui import memory, sources
+
+    network = text_model(VIT_H)
+    kept = {name: tensor.detach().clone() for name, tensor in network.named_parameters()}
+    for parameter in network.parameters():
+        parameter.data.add_(1)
+    model = SimpleNamespace(
+        is_sd2=True,
+        sd_checkpoint_info=SimpleNamespace(filename="/models/v2.ckpt"),
+        text_processing_engine=SimpleNamespace(text_encoder=SimpleNamespace(transformer=network)),
+        forge_objects_original=SimpleNamespace(clip=SimpleNamespace(patcher="without LoRA")),
+    )
+    fetched = []
+    manager = SimpleNamespace(load_model_gpu=lambda patcher: fetched.append(patcher) or network.load_state_dict(kept, strict=False))
+    monkeypatch.setattr(memory, "manager", manager)
+    loaded = sources.loaded_openclip(model)
+    assert loaded.config["hidden_size"] == VIT_H["hidden_size"]
+    for name, tensor in kept.items():
+        assert torch.equal(loaded.tensor(name), tensor), name
+    assert set(fetched) == {"without LoRA"}
 
 
 # Infotext

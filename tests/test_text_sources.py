@@ -96,6 +96,14 @@ def test_folder_checkpoint_and_loaded_model_give_the_same(tmp_path, trained, che
     assert source.where == "the loaded model sd2"
     assert closest(source.load(torch.float16).encode(PROMPTS), expected) < 1e-3
 
+    # As Forge holds it: transformers' own.
+    state = {name: tensor.half() for name, tensor in trained.state_dict().items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    loaded = LoadedModel("sd2", shapes, state.__getitem__, trained.config.to_dict())
+    source = find_source(entry, Places((tmp_path / "models",), tokenizers=(tmp_path / "t",), loaded=loaded))
+    assert source.where == "the loaded model sd2"
+    assert closest(source.load(torch.float16).encode(PROMPTS), expected) < 1e-3
+
 
 @pytest.mark.parametrize("which", ["pipelines.stable_diffusion.convert_from_ckpt", "loaders.single_file_utils"])
 def test_diffusers_own_conversion_reads_the_same_out_of_a_checkpoint(tmp_path, trained, checkpoint, which):

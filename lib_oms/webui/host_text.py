@@ -108,7 +108,7 @@ def _of_forge(model: Any) -> HostTextEncoder | None:
     for engine in engines:
         network = engine.text_encoder.transformer
         towers.append(_transformers_tower(network, _fast(engine.tokenizer, engine.id_pad)))
-    return HostTextEncoder(model, towers, _fetch_clip)
+    return HostTextEncoder(model, towers, fetch_clip)
 
 
 def _of_a1111(model: Any) -> HostTextEncoder | None:
@@ -140,7 +140,7 @@ def _run_open_clip(embedder: nn.Module, ids: Tensor) -> Tensor:
     return embedder.encode_with_transformer(ids)["penultimate"]
 
 
-def _fetch_clip(model: Any) -> None:
+def fetch_clip(model: Any) -> None:
     """The pair without LoRA: Forge keeps it beside the one in use, and moves the weights from one to the other."""
     memory.manager.load_model_gpu(model.forge_objects_original.clip.patcher)
 

@@ -32,7 +32,8 @@ def source_of(entry: ModuleEntry) -> TextSource:
 
 
 def loaded_openclip(model: Any) -> LoadedModel | None:
-    """OpenCLIP's text tower of a loaded SD2.x, as A1111 holds it (modules/sd_hijack.py: the embedder is `wrapped`).
+    """OpenCLIP's text tower of a loaded SD2.x, as A1111 holds it (modules/sd_hijack.py: the embedder is `wrapped`), or
+    Forge (backend/diffusion_engine/sd20.py).
 
     None for any other model, and where the model's file is a .safetensors: then it is read from there.
     """
@@ -42,10 +43,26 @@ def loaded_openclip(model: Any) -> LoadedModel | None:
     name = str(getattr(info, "filename", "") or "without a name")
     stage = getattr(model, "cond_stage_model", None)
     tower = getattr(getattr(stage, "wrapped", stage), "model", None)
-    if name.lower().endswith(".safetensors") or not isinstance(tower, nn.Module):
+    if name.lower().endswith(".safetensors"):
         return None
+    if not isinstance(tower, nn.Module):
+        return _of_forge(model, name)
     tensors = _without_lora(tower)
     return LoadedModel(name, {key: tuple(tensor.shape) for key, tensor in tensors.items()}, tensors.__getitem__)
+
+
+def _of_forge(model: Any, name: str) -> LoadedModel | None:
+    engine = getattr(model, "text_processing_engine", None)
+    network = getattr(getattr(engine, "text_encoder", None), "transformer", None)
+    if not isinstance(network, nn.Module) or not hasattr(network, "config"):
+        return None
+
+    def tensor(name: str) -> torch.Tensor:
+        host_text.fetch_clip(model)  # where a LoRA is active, this puts the model's own weights back
+        return network.get_parameter(name).detach()
+
+    shapes = {name: tuple(value.shape) for name, value in network.named_parameters()}
+    return LoadedModel(name, shapes, tensor, network.config.to_dict())
 
 
 def _without_lora(tower: nn.Module) -> dict[str, torch.Tensor]:
