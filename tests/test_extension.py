@@ -338,8 +338,12 @@ def test_the_text_encoder_of_a_loaded_sd2_of_forge(webui: WebUI, monkeypatch: py
         forge_objects_original=SimpleNamespace(clip=SimpleNamespace(patcher="without LoRA")),
     )
     fetched = []
-    manager = SimpleNamespace(load_model_gpu=lambda patcher: fetched.append(patcher) or network.load_state_dict(kept, strict=False))
-    monkeypatch.setattr(memory, "manager", manager)
+
+    def load_model_gpu(patcher: str) -> None:
+        fetched.append(patcher)
+        network.load_state_dict(kept, strict=False)
+
+    monkeypatch.setattr(memory, "manager", SimpleNamespace(load_model_gpu=load_model_gpu))
     loaded = sources.loaded_openclip(model)
     assert loaded.config["hidden_size"] == VIT_H["hidden_size"]
     for name, tensor in kept.items():
