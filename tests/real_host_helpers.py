@@ -142,7 +142,8 @@ class RealWebUI(WebUI):
         give_up = time.monotonic() + START_SECONDS
         while time.monotonic() < give_up and self._process.poll() is None:
             with contextlib.suppress(requests.RequestException):
-                if self.get("/sdapi/v1/samplers").ok and self.get("/sdapi/v1/sd-models").json():
+                # The host's own routes answer before it is ready for them; extensions hear of the start afterwards.
+                if self.get("/oms/v1/settings").ok and self.get("/sdapi/v1/sd-models").json():
                     return
             time.sleep(1)
         raise RuntimeError(f"the WebUI did not start:\n{self.console[-6000:]}")

@@ -196,6 +196,11 @@ def test_a_network_that_is_dropped_takes_its_patcher_along(memory: Any, managed:
     assert gone() is None
 
 
+def held(cache: Any) -> list[Any]:
+    """The modules in memory."""
+    return list(cache._modules.values())
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_same_pictures_under_every_policy_and_only_drop_forgets(
     webui: WebUI, options: Any, capfd: pytest.CaptureFixture[str], policy: str
@@ -211,11 +216,12 @@ def test_same_pictures_under_every_policy_and_only_drop_forgets(
         assert webui.txt2img(True, MODULE, "night", 1.5, sampler_name="Euler").pixels == expected
     dropped = policy == "drop after use"
     assert capfd.readouterr().out.count("Loading OMS module") == (2 if dropped else 1)
-    assert (LOADED._module is None) == dropped
+    assert (not held(LOADED)) == dropped
 
 
 def test_dropped_module_is_really_gone(webui: WebUI, options: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lib_oms.webui.loaded import LOADED, OMSModule
+    from lib_oms.module import OMSModule
+    from lib_oms.webui.loaded import LOADED
 
     loaded = []
 
@@ -347,7 +353,8 @@ def test_lent_pair_goes_without_the_loras_of_the_main_prompt(memory: Any, monkey
     expected = MixClipEncoder(*pair).encode(["night"])
     embeddings.token_embedding = WithLora(embeddings.token_embedding)
     networks.loaded_networks = loras = ["a lora"]
-    lent = host_text.of(a1111_model(pair))
+    model = a1111_model(pair)
+    lent = host_text.of(model)
     torch.testing.assert_close(lent.encode(["night"]), expected, rtol=0, atol=1e-5)
     assert networks.loaded_networks is loras
     assert not torch.allclose(MixClipEncoder(*pair).encode(["night"]), expected)  # with it, it would differ
@@ -379,14 +386,15 @@ def test_unloaded_model_is_not_kept(memory: Any, tmp_path: Path) -> None:
 def test_module_with_the_lent_pair_reads_no_other(memory: Any, pair: tuple, tmp_path: Path) -> None:
     from lib_oms import library
     from lib_oms.webui import host_text
-    from lib_oms.webui.loaded import ModuleCache
+    from lib_oms.module_cache import ModuleCache
 
     width = CLIP_L["hidden_size"] + BIG_G["hidden_size"]
     metadata = {"oms.text_encoder": "mixclip", "oms.latents": "sdxl"}
     tiny_psi(width, metadata=metadata).save_pretrained(tmp_path / "large" / "oms_module")  # and no text encoder
     (entry,) = library.scan([tmp_path])
-    lent = host_text.of(a1111_model(pair))
-    cache = ModuleCache()
+    model = a1111_model(pair)
+    lent = host_text.of(model)
+    cache = ModuleCache(lambda entry: pytest.fail("another text encoder was looked for"))
     module = cache.get(entry, "x", torch.float32, lent)
     assert module.text_encoder is lent
     noise = torch.randn(1, 4, 8, 8)
@@ -410,8 +418,10 @@ class OutOfMemory:
 def full_device(webui: WebUI) -> Iterator[None]:
     from lib_oms.webui.loaded import LOADED
 
+    LOADED.clear()
     webui.txt2img(True, MODULE, sampler_name="Euler")
-    hook = LOADED._module.psi.register_forward_pre_hook(OutOfMemory())
+    (module,) = held(LOADED)
+    hook = module.psi.register_forward_pre_hook(OutOfMemory())
     yield
     hook.remove()
 
