@@ -47,7 +47,8 @@ class OwnSigmas(KDiffusionSampler):
     """As DPM fast and DPM adaptive: scaled by the schedule's first sigma, started at the model's largest."""
 
     def sample(self, p, x, conditioning, unconditional_conditioning, steps=None, image_conditioning=None):
-        x = x * self.get_sigmas(p, p.steps)[0]
+        first = self.get_sigmas(p, p.steps)[0]
+        x = x * (torch.sqrt(1 + first**2) if shared.opts.sgm_noise_multiplier else first)
         self.initialize(p)
         text = {"cond": conditioning, "uncond": unconditional_conditioning, "cond_scale": p.cfg_scale}
         model = lambda x, sigma: self.model_wrap_cfg(x, sigma, **text)
@@ -87,6 +88,7 @@ def first_call(params):
     save_file(seen, FOLDER / "part")
     (FOLDER / "part").rename(FOLDER / f"{WATCHING['count']:04d}.safetensors")
     WATCHING["count"] += 1
+    shared.state.skipped = WATCHING["once"]
 
 
 script_callbacks.on_cfg_denoiser(first_call)
@@ -116,7 +118,7 @@ class Watcher(scripts.Script):
             model.oms_latents = state.partition(" ")[2]
 
     def process_before_every_sampling(self, p, state, **kwargs):
-        WATCHING["armed"] = True
+        WATCHING.update(armed=True, once=state == "one call is enough")
         if state == "modified noise":
             p.modified_noise = -2 * kwargs["noise"]
 
@@ -197,9 +199,6 @@ class WebUI:
 
     def txt2img(self, *oms: Any, state: str = "", **fields: Any) -> Made:
         """One request; `oms` are the extension's arguments. Raises RequestFailed with the host's message."""
-        scripts: dict[str, Any] = {"Watcher": {"args": [state]}}
-        if oms:
-            scripts["one more step"] = {"args": list(oms)}
         body = {
             **{"prompt": "a red circle", "steps": STEPS, "width": SIZE, "height": SIZE, "seed": 7, "cfg_scale": 3},
             **fields,

@@ -24,7 +24,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import requests
+import torch
 from extension_helpers import ROOT, WebUI, free_port
+from safetensors.torch import save_file
 
 START_SECONDS = 900
 
@@ -33,11 +35,11 @@ import os
 from pathlib import Path
 
 import gradio as gr
-from modules import script_callbacks, scripts
+from modules import script_callbacks, scripts, shared
 from safetensors.torch import save_file
 
 FOLDER = Path(os.environ["OMS_WATCHED"])
-WATCHING = {"armed": False, "batch": 0, "count": 0}
+WATCHING = {"armed": False, "once": False, "batch": 0, "count": 0}
 
 
 def first_call(params):
@@ -50,6 +52,7 @@ def first_call(params):
     save_file(seen, FOLDER / "part")
     (FOLDER / "part").rename(FOLDER / f"{WATCHING['count']:04d}.safetensors")
     WATCHING["count"] += 1
+    shared.state.skipped = WATCHING["once"]
 
 
 script_callbacks.on_cfg_denoiser(first_call)
@@ -66,7 +69,7 @@ class Watcher(scripts.Script):
         return [gr.Textbox("", label="Watcher state")]
 
     def process_before_every_sampling(self, p, state, **kwargs):
-        WATCHING.update(armed=True, batch=len(kwargs["noise"]))
+        WATCHING.update(armed=True, once=state == "one call is enough", batch=len(kwargs["noise"]))
         if state == "modified noise":
             p.modified_noise = -2 * kwargs["noise"]
 '''
@@ -119,6 +122,7 @@ class RealWebUI(WebUI):
         arguments = [
             *("--api", "--port", str(port), "--oms-models-dir", str(models)),
             *("--ui-settings-file", str(settings), "--ui-config-file", str(self.folder / "ui-config.json")),
+            *("--lora-dir", str(_write_lora(self.folder / "Lora").parent)),
             *shlex.split(os.environ.get("OMS_WEBUI_ARGS", "")),
         ]
         environment = {
@@ -171,6 +175,22 @@ class RealWebUI(WebUI):
             self._links.close()
             if self._kept_params is not None:
                 self._params.write_bytes(self._kept_params)
+
+
+LORA = "oms-test"
+
+
+def _write_lora(folder: Path) -> Path:
+    """A LoRA of rank 4 for the text encoder of SD1.x, strong enough to be seen."""
+    folder.mkdir()
+    tensors, random = {}, torch.Generator().manual_seed(0)
+    for layer in range(12):
+        key = f"lora_te_text_model_encoder_layers_{layer}_mlp_fc1"
+        tensors[f"{key}.lora_down.weight"] = torch.randn(4, 768, generator=random) / 28
+        tensors[f"{key}.lora_up.weight"] = torch.randn(3072, 4, generator=random)
+        tensors[f"{key}.alpha"] = torch.tensor(4.0)
+    save_file(tensors, folder / f"{LORA}.safetensors")
+    return folder / f"{LORA}.safetensors"
 
 
 @contextlib.contextmanager

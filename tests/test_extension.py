@@ -238,6 +238,27 @@ def test_ddim_with_one_step_never_calls_the_model(webui: WebUI) -> None:
     assert "OMS skipped: DDIM with 1 step does not call the model at all" in made.infotext
 
 
+@pytest.mark.parametrize("kind", ["hires pass", "img2img"])
+def test_what_starts_from_a_picture_is_left_alone(webui: WebUI, kind: str) -> None:
+    from modules import processing
+
+    from lib_oms.webui import hook
+
+    if kind == "hires pass":
+        p = processing.StableDiffusionProcessingTxt2Img()
+        p.is_hr_pass = True
+    else:
+        p = processing.StableDiffusionProcessing()
+    p.extra_generation_params["OMS"] = True  # of the first pass
+    noise = torch.randn(1, 4, 8, 8)
+    kept = noise.clone()
+    hook.before_sampling(p, [True, "no such module"], noise)
+    assert torch.equal(noise, kept)
+    assert getattr(p, "modified_noise", None) is None
+    assert p.extra_generation_params == {"OMS": True}
+    assert p.sampler is None, "and nothing was to fail"
+
+
 def test_it_is_not_offered_for_img2img(webui: WebUI) -> None:
     scripts = webui.get("/sdapi/v1/scripts").json()
     assert "one more step" in scripts["txt2img"]

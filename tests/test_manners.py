@@ -385,8 +385,8 @@ def test_unloaded_model_is_not_kept(memory: Any, tmp_path: Path) -> None:
 
 def test_module_with_the_lent_pair_reads_no_other(memory: Any, pair: tuple, tmp_path: Path) -> None:
     from lib_oms import library
-    from lib_oms.webui import host_text
     from lib_oms.module_cache import ModuleCache
+    from lib_oms.webui import host_text
 
     width = CLIP_L["hidden_size"] + BIG_G["hidden_size"]
     metadata = {"oms.text_encoder": "mixclip", "oms.latents": "sdxl"}

@@ -82,8 +82,6 @@ def test_the_matrix_is_whole(webui: WebUI) -> None:
 @pytest.mark.parametrize("sgm", [False, True], ids=["", "sgm"])
 @pytest.mark.parametrize("sampler", SIGMA_SAMPLERS)
 def test_every_schedule(webui: WebUI, start: dict, sampler: str, sgm: bool) -> None:
-    if sampler == "Own sigmas" and sgm:
-        pytest.skip("this sampler of another extension does not know the option")
     webui.options(sgm_noise_multiplier=sgm)
     noise, x0hat = start["plain"]
     wrong = {}
