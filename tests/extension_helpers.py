@@ -209,7 +209,8 @@ class WebUI:
         response = requests.post(f"{self.url}/sdapi/v1/txt2img", json=body, timeout=300)
         if response.status_code != 200:
             assert response.status_code == 500, response.text
-            raise RequestFailed(response.json()["errors"])
+            answer = response.json()
+            raise RequestFailed(answer.get("errors") or answer["message"])  # Forge's page-and-API calls it "message"
         answer = response.json()
         return Made(answer["images"], json.loads(answer["info"]), self._seen(before))
 

@@ -13,6 +13,7 @@ the extension's install.py does, it does (A1111 gets diffusers). Afterwards the 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shlex
@@ -181,11 +182,11 @@ LORA = "oms-test"
 
 
 def _write_lora(folder: Path) -> Path:
-    """A LoRA of rank 4 for the text encoder of SD1.x, strong enough to be seen."""
+    """A LoRA of rank 4 for CLIP-L, of SD1.x ("te") and of SDXL ("te1"), strong enough to be seen."""
     folder.mkdir()
     tensors, random = {}, torch.Generator().manual_seed(0)
-    for layer in range(12):
-        key = f"lora_te_text_model_encoder_layers_{layer}_mlp_fc1"
+    for layer, name in itertools.product(range(12), ("te", "te1")):
+        key = f"lora_{name}_text_model_encoder_layers_{layer}_mlp_fc1"
         tensors[f"{key}.lora_down.weight"] = torch.randn(4, 768, generator=random) / 28
         tensors[f"{key}.lora_up.weight"] = torch.randn(3072, 4, generator=random)
         tensors[f"{key}.alpha"] = torch.tensor(4.0)

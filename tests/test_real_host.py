@@ -16,7 +16,7 @@ import requests
 import torch
 from diffusers import DDIMScheduler
 from extension_helpers import SIZE, STEPS, RequestFailed, WebUI
-from module_helpers import write_module
+from module_helpers import tiny_psi, write_module
 from PIL import Image
 from real_host_helpers import LORA, RealWebUI
 
@@ -39,6 +39,9 @@ def webui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     else:
         for latents in ("sd", "sdxl"):
             write_module(temporary / "models" / f"tiny-{latents}", latents)
+        # One that reads SDXL's pair of text encoders, and brings none along.
+        metadata = {"oms.text_encoder": "mixclip", "oms.latents": "sdxl"}
+        tiny_psi(2048, metadata=metadata).save_pretrained(temporary / "models" / "x-mixclip" / "oms_module")
         started = RealWebUI(temporary / "webui", temporary / "models")
     yield started
     started.close()
@@ -258,8 +261,6 @@ def test_zero_terminal_snr_is_skipped_and_says_so(webui: WebUI) -> None:
 
 
 def test_every_memory_policy_makes_the_same_picture(webui: WebUI) -> None:
-    if "oms_memory_policy" not in webui.get("/sdapi/v1/options").json():
-        pytest.skip("the settings page does not have it yet")
     made = []
     try:
         for policy in ("keep on the device", "keep in RAM", "drop after use", "keep on the device"):
@@ -312,6 +313,32 @@ def test_real_lora_changes_the_picture_and_not_the_step(
     expected = expected_latent(module, noise, "a red circle", seen.level, alphas_cumprod)
     assert_close(webui, seen.x, expected, "LoRA")
     assert webui.txt2img(True, "Automatic", sampler_name="Euler").pixels == without.pixels
+
+
+def test_real_sdxl_lends_its_text_encoders(webui: WebUI) -> None:
+    """tests/test_manners.py has the numbers; here it is that the main prompt's business stays out of it, and that
+    nothing of ours stays in the host.
+    """
+    if not isinstance(webui, RealWebUI):
+        pytest.skip("the miniature WebUI's model has one text encoder")
+    if "OMS skipped" in webui.txt2img(True, "x-mixclip", "night", sampler_name="Euler").infotext:
+        pytest.skip("the loaded checkpoint is no SDXL")
+    plain = webui.txt2img(sampler_name="Euler")
+    with_lora = webui.txt2img(prompt=f"a red circle<lora:{LORA}:1>", sampler_name="Euler")
+    assert with_lora.pixels != plain.pixels, "the LoRA has an effect here"
+    business = [{}, {"prompt": f"a red circle<lora:{LORA}:1>"}, {"override_settings": {"CLIP_stop_at_last_layers": 3}}]
+    webui.options(oms_memory_policy="drop after use", CLIP_stop_at_last_layers=1)  # forgets what was encoded
+    try:
+        nights = [webui.txt2img(True, "x-mixclip", "night", 1.5, sampler_name="Euler", **more) for more in business]
+        day = webui.txt2img(True, "x-mixclip", "a day", 1.5, sampler_name="Euler")
+    finally:
+        webui.options(oms_memory_policy="keep in RAM")
+    for made in nights:
+        assert "OMS model: x-mixclip" in made.infotext
+        assert torch.equal(made.seen[0].x, nights[0].seen[0].x)
+    assert not torch.equal(day.seen[0].x, nights[0].seen[0].x)
+    assert webui.txt2img(sampler_name="Euler").pixels == plain.pixels
+    assert webui.txt2img(prompt=f"a red circle<lora:{LORA}:1>", sampler_name="Euler").pixels == with_lora.pixels
 
 
 def test_real_refiner_goes_on_working(webui: WebUI, module: OMSModule, alphas_cumprod: torch.Tensor) -> None:

@@ -97,6 +97,7 @@ def _run(request: Request, entry: ModuleEntry, model: Any) -> Tensor:
     finally:
         if options.memory_policy() == options.DROP:
             LOADED.clear()
+            host_text.forget()
 
 
 def _encoded(request: Request, encoder: TextEncoder, device: torch.device) -> dict[str, Tensor]:

@@ -98,6 +98,12 @@ def of(model: Any) -> HostTextEncoder | None:
     return _known
 
 
+def forget() -> None:
+    """Lets go of what is held of it: the prompts it has encoded."""
+    global _known
+    _known = None
+
+
 def _of_forge(model: Any) -> HostTextEncoder | None:
     """Forge, backend/diffusion_engine/sdxl.py."""
     engines = [getattr(model, f"text_processing_engine_{name}", None) for name in "lg"]
