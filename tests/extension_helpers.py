@@ -71,7 +71,14 @@ class Mute(KDiffusionSampler):
         return self.launch_sampling(1, lambda: self.model_wrap_cfg(x, torch.tensor(1.0), **text))
 
 
-for name, cls in (("Own sigmas", OwnSigmas), ("Mute", Mute)):
+class OwnWay(Mute):
+    """Has a method of the name, but not the host's."""
+
+    def get_sigmas(self, first, last, rho):
+        return None
+
+
+for name, cls in (("Own sigmas", OwnSigmas), ("Mute", Mute), ("Own way", OwnWay)):
     data = SamplerData(name, lambda model, cls=cls: cls(own_sigmas, model), [], {})
     if name not in sd_samplers.all_samplers_map:
         sd_samplers.all_samplers.append(data)
@@ -160,6 +167,10 @@ class Made:
 
 class RequestFailed(Exception):  # noqa: N818
     """HTTP 500 with the host's body."""
+
+
+SILENT = ("Mute", "Own way")
+"""The watcher's samplers that do not tell where they start."""
 
 
 class WebUI:

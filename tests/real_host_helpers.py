@@ -17,7 +17,6 @@ import itertools
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -107,7 +106,8 @@ class RealWebUI(WebUI):
         self._kept_params = self._params.read_bytes() if self._params.is_file() else None
         self._links = contextlib.ExitStack()
         try:
-            for name, target in (("oms-under-test", ROOT), ("oms-watcher", watcher)):
+            # Scripts run in the order of these names: the watcher's hooks come first.
+            for name, target in (("oms-under-test", ROOT), ("a-watcher-of-oms", watcher)):
                 self._links.enter_context(_link(webui / "extensions" / name, target))
             self._start(webui, models)
         except BaseException:
@@ -118,8 +118,10 @@ class RealWebUI(WebUI):
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         settings = self.folder / "config.json"
-        if (webui / "config.json").is_file():
-            shutil.copy(webui / "config.json", settings)
+        own = webui / "config.json"
+        kept = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {}
+        kept["live_previews_enable"] = False  # which hosts download a network for
+        settings.write_text(json.dumps(kept), encoding="utf-8")
         arguments = [
             *("--api", "--port", str(port), "--oms-models-dir", str(models)),
             *("--ui-settings-file", str(settings), "--ui-config-file", str(self.folder / "ui-config.json")),

@@ -214,6 +214,7 @@ def test_disabled_changes_nothing_at_all(webui: WebUI) -> None:
         ("zero terminal snr", "DDIM", STEPS, "zero terminal SNR"),
         ("unknown latents", "Euler", STEPS, "other latents"),
         ("", "Mute", STEPS, "does not tell its first noise level"),
+        ("", "Own way", STEPS, "does not tell its first noise level (TypeError: "),
     ],
 )
 def test_where_it_does_not_apply_the_picture_is_made_and_says_so(

@@ -15,7 +15,7 @@ import real_host_helpers
 import requests
 import torch
 from diffusers import DDIMScheduler
-from extension_helpers import SIZE, STEPS, RequestFailed, WebUI
+from extension_helpers import SILENT, SIZE, STEPS, RequestFailed, WebUI
 from module_helpers import tiny_psi, write_module
 from PIL import Image
 from real_host_helpers import LORA, RealWebUI
@@ -66,8 +66,8 @@ def alphas_cumprod(webui: WebUI) -> torch.Tensor:
 
 
 def samplers(webui: WebUI) -> list[str]:
-    """All but the watcher's own that does not tell where it starts."""
-    return [sampler["name"] for sampler in webui.get("/sdapi/v1/samplers").json() if sampler["name"] != "Mute"]
+    """All but the watcher's own that do not tell where they start."""
+    return [sampler["name"] for sampler in webui.get("/sdapi/v1/samplers").json() if sampler["name"] not in SILENT]
 
 
 def schedulers(webui: WebUI) -> list[str]:
@@ -285,6 +285,14 @@ def test_hires_pass_is_left_alone(webui: WebUI, module: OMSModule, alphas_cumpro
     assert "OMS: True" in made.infotext
     assert second.level == plain.seen[1].level
     assert made.pixels != plain.pixels
+
+
+def test_noise_of_another_extension_is_where_it_starts_from(
+    webui: WebUI, module: OMSModule, alphas_cumprod: torch.Tensor
+) -> None:
+    noise = -2 * noise_of(webui)
+    (seen,) = webui.txt2img(True, "Automatic", "night", sampler_name="Euler", state="modified noise").seen
+    assert_close(webui, seen.x, expected_latent(module, noise, "night", seen.level, alphas_cumprod), "modified noise")
 
 
 def test_what_is_written_for_the_main_model_does_no_harm(
