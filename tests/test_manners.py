@@ -313,6 +313,37 @@ def forge_model(pair: tuple) -> Any:
     )
 
 
+class LdmPatchedClip(nn.Module):
+    """ldm_patched/modules/clip_model.py's CLIPTextModel by its interface, around transformers'."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.text_model = network.text_model
+
+    def forward(
+        self, input_tokens: Any, attention_mask: Any = None, intermediate_output: Any = None,
+        final_layer_norm_intermediate: bool = True,
+    ) -> tuple:
+        found = self.text_model(input_ids=input_tokens, output_hidden_states=True)
+        between = found.hidden_states[intermediate_output]
+        if final_layer_norm_intermediate:
+            between = self.text_model.final_layer_norm(between)
+        return found.last_hidden_state, between, found.pooler_output
+
+
+def first_forge_model(pair: tuple) -> Any:
+    """As the forge_loader of reForge and Forge Classic leaves an SDXL model."""
+    embedders = [
+        SimpleNamespace(wrapped=SimpleNamespace(transformer=LdmPatchedClip(network), tokenizer=tokenizer), id_pad=pad)
+        for network, tokenizer, pad in ((pair[0], pair[1], pair[1].pad_token_id), (pair[2], pair[3], 0))
+    ]
+    return _Model(
+        conditioner=SimpleNamespace(embedders=[*embedders, object()]),
+        forge_objects_original=SimpleNamespace(clip=SimpleNamespace(patcher=object())),
+        sd_checkpoint_info=SimpleNamespace(filename="a.safetensors"),
+    )
+
+
 class _Model(SimpleNamespace):
     """With an identity, as the hosts' models have."""
 
@@ -322,14 +353,14 @@ class _Model(SimpleNamespace):
 PROMPTS = ["", "a night", "a (bright:1.3) night, BREAK and [day]", "nig " * 100, "a ! night"]
 
 
-@pytest.mark.parametrize("kind", ["a1111", "forge"])
+@pytest.mark.parametrize("kind", ["a1111", "forge", "first forge"])
 def test_lent_pair_is_as_good_as_our_own(memory: Any, monkeypatch: Any, pair: tuple, kind: str) -> None:
     from lib_oms.webui import host_text
 
     fetched = []
-    if kind == "forge":
+    if kind != "a1111":
         monkeypatch.setattr(memory, "manager", SimpleNamespace(load_model_gpu=fetched.append))
-        model = forge_model(pair)
+        model = forge_model(pair) if kind == "forge" else first_forge_model(pair)
     else:
         model = a1111_model(pair)
         model.conditioner.register_forward_pre_hook(lambda module, _: fetched.append(module))
@@ -338,7 +369,7 @@ def test_lent_pair_is_as_good_as_our_own(memory: Any, monkeypatch: Any, pair: tu
     assert lent.width == own.width
     for prompt in PROMPTS:
         torch.testing.assert_close(lent.encode([prompt]), own.encode([prompt]), rtol=0, atol=1e-5)
-    wanted = model.forge_objects_original.clip.patcher if kind == "forge" else model.conditioner
+    wanted = model.conditioner if kind == "a1111" else model.forge_objects_original.clip.patcher
     assert fetched == [wanted] * len(PROMPTS)
     assert host_text.of(model) is lent
     assert not list(lent.parameters())  # the host's weights are the host's to move
