@@ -16,13 +16,13 @@ first line which host file it stands for. It behaves as the measured hosts do, q
 - API arguments are filled from what ui() makes and are never checked; a dict of arguments is a KeyError; bool("False")
   is True; override_settings that opts.data lacks are not set back; params.txt is written before sampling.
 
-What it leaves out: img2img and everything that starts from a picture (its scripts' ui() runs, unseen), Hires. fix
-(refused), upscaling and face restoration, refiner, ControlNet, textual inversion, hypernetworks, styles (taken and
-ignored), clip skip, tiling, VAE choice, prompt editing, alternation and AND (the prompt stays what it is before the
-first step), most of the X/Y/Z plot's own axes, sampler and seed as scripts of their own, the samplers that neither are
-short nor come with diffusers (DPM2, DPM++ SDE, DPM fast and adaptive, LMS, Restart, DDIM CFG++), the schedules Align
-Your Steps and Beta, Zero Terminal SNR, v-prediction and flow models, half precision, GPUs and Forge's memory management
-(forge_objects), users and passwords, other hosts than this machine, Forge's wish for "styles" beside "infotext",
-installing of extensions (install.py is not run; `launch` is there for it), and JPEG. Defaults are the embedded
-model's: 256x256, 20 steps.
+What it leaves out: img2img and everything that starts from a picture (its scripts' ui() runs, unseen; Hires. fix is
+there for the API, with the upscaler "Latent"), upscaling and face restoration, refiner, ControlNet, textual inversion,
+hypernetworks, styles (taken and ignored), clip skip, tiling, VAE choice, prompt editing, alternation and AND (the
+prompt stays what it is before the first step), most of the X/Y/Z plot's own axes, sampler and seed as scripts of their
+own, the samplers that neither are short nor come with diffusers (DPM2, DPM++ SDE, DPM fast and adaptive, LMS, Restart,
+DDIM CFG++), the schedules Align Your Steps and Beta, Zero Terminal SNR, v-prediction and flow models, half precision,
+GPUs and Forge's memory management (forge_objects), users and passwords, other hosts than this machine, Forge's wish
+for "styles" beside "infotext", installing of extensions (install.py is not run; `launch` is there for it), and JPEG.
+Defaults are the embedded model's: 256x256, 20 steps.
 """

@@ -47,7 +47,8 @@ class OwnSigmas(KDiffusionSampler):
     """As DPM fast and DPM adaptive: scaled by the schedule's first sigma, started at the model's largest."""
 
     def sample(self, p, x, conditioning, unconditional_conditioning, steps=None, image_conditioning=None):
-        x = x * self.get_sigmas(p, p.steps)[0]
+        first = self.get_sigmas(p, p.steps)[0]
+        x = x * (torch.sqrt(1 + first**2) if shared.opts.sgm_noise_multiplier else first)
         self.initialize(p)
         text = {"cond": conditioning, "uncond": unconditional_conditioning, "cond_scale": p.cfg_scale}
         model = lambda x, sigma: self.model_wrap_cfg(x, sigma, **text)
@@ -70,7 +71,14 @@ class Mute(KDiffusionSampler):
         return self.launch_sampling(1, lambda: self.model_wrap_cfg(x, torch.tensor(1.0), **text))
 
 
-for name, cls in (("Own sigmas", OwnSigmas), ("Mute", Mute)):
+class OwnWay(Mute):
+    """Has a method of the name, but not the host's."""
+
+    def get_sigmas(self, first, last, rho):
+        return None
+
+
+for name, cls in (("Own sigmas", OwnSigmas), ("Mute", Mute), ("Own way", OwnWay)):
     data = SamplerData(name, lambda model, cls=cls: cls(own_sigmas, model), [], {})
     if name not in sd_samplers.all_samplers_map:
         sd_samplers.all_samplers.append(data)
@@ -87,6 +95,7 @@ def first_call(params):
     save_file(seen, FOLDER / "part")
     (FOLDER / "part").rename(FOLDER / f"{WATCHING['count']:04d}.safetensors")
     WATCHING["count"] += 1
+    shared.state.skipped = WATCHING["once"]
 
 
 script_callbacks.on_cfg_denoiser(first_call)
@@ -118,7 +127,7 @@ class Watcher(scripts.Script):
             model.oms_latents = state.partition(" ")[2]
 
     def process_before_every_sampling(self, p, state, **kwargs):
-        WATCHING["armed"] = True
+        WATCHING.update(armed=True, once=state == "one call is enough")
         if state == "modified noise":
             p.modified_noise = -2 * kwargs["noise"]
 
@@ -162,6 +171,10 @@ class RequestFailed(Exception):  # noqa: N818
     """HTTP 500 with the host's body."""
 
 
+SILENT = ("Mute", "Own way")
+"""The watcher's samplers that do not tell where they start."""
+
+
 class WebUI:
     """The miniature WebUI in this process, with this repository as an extension and the watcher as another."""
 
@@ -199,9 +212,6 @@ class WebUI:
 
     def txt2img(self, *oms: Any, state: str = "", **fields: Any) -> Made:
         """One request; `oms` are the extension's arguments. Raises RequestFailed with the host's message."""
-        scripts: dict[str, Any] = {"Watcher": {"args": [state]}}
-        if oms:
-            scripts["one more step"] = {"args": list(oms)}
         body = {
             **{"prompt": "a red circle", "steps": STEPS, "width": SIZE, "height": SIZE, "seed": 7, "cfg_scale": 3},
             **fields,
@@ -212,7 +222,8 @@ class WebUI:
         response = requests.post(f"{self.url}/sdapi/v1/txt2img", json=body, timeout=300)
         if response.status_code != 200:
             assert response.status_code == 500, response.text
-            raise RequestFailed(response.json()["errors"])
+            answer = response.json()
+            raise RequestFailed(answer.get("errors") or answer["message"])  # Forge's page-and-API calls it "message"
         answer = response.json()
         return Made(answer["images"], json.loads(answer["info"]), self._seen(before))
 

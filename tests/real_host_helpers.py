@@ -13,10 +13,10 @@ the extension's install.py does, it does (A1111 gets diffusers). Afterwards the 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -24,7 +24,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import requests
+import torch
 from extension_helpers import ROOT, WebUI, free_port
+from safetensors.torch import save_file
 
 START_SECONDS = 900
 
@@ -33,11 +35,11 @@ import os
 from pathlib import Path
 
 import gradio as gr
-from modules import script_callbacks, scripts
+from modules import script_callbacks, scripts, shared
 from safetensors.torch import save_file
 
 FOLDER = Path(os.environ["OMS_WATCHED"])
-WATCHING = {"armed": False, "batch": 0, "count": 0}
+WATCHING = {"armed": False, "once": False, "batch": 0, "count": 0}
 
 
 def first_call(params):
@@ -50,6 +52,7 @@ def first_call(params):
     save_file(seen, FOLDER / "part")
     (FOLDER / "part").rename(FOLDER / f"{WATCHING['count']:04d}.safetensors")
     WATCHING["count"] += 1
+    shared.state.skipped = WATCHING["once"]
 
 
 script_callbacks.on_cfg_denoiser(first_call)
@@ -66,7 +69,7 @@ class Watcher(scripts.Script):
         return [gr.Textbox("", label="Watcher state")]
 
     def process_before_every_sampling(self, p, state, **kwargs):
-        WATCHING.update(armed=True, batch=len(kwargs["noise"]))
+        WATCHING.update(armed=True, once=state == "one call is enough", batch=len(kwargs["noise"]))
         if state == "modified noise":
             p.modified_noise = -2 * kwargs["noise"]
 '''
@@ -103,7 +106,8 @@ class RealWebUI(WebUI):
         self._kept_params = self._params.read_bytes() if self._params.is_file() else None
         self._links = contextlib.ExitStack()
         try:
-            for name, target in (("oms-under-test", ROOT), ("oms-watcher", watcher)):
+            # Scripts run in the order of these names: the watcher's hooks come first.
+            for name, target in (("oms-under-test", ROOT), ("a-watcher-of-oms", watcher)):
                 self._links.enter_context(_link(webui / "extensions" / name, target))
             self._start(webui, models)
         except BaseException:
@@ -114,11 +118,14 @@ class RealWebUI(WebUI):
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         settings = self.folder / "config.json"
-        if (webui / "config.json").is_file():
-            shutil.copy(webui / "config.json", settings)
+        own = webui / "config.json"
+        kept = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {}
+        kept["live_previews_enable"] = False  # which hosts download a network for
+        settings.write_text(json.dumps(kept), encoding="utf-8")
         arguments = [
             *("--api", "--port", str(port), "--oms-models-dir", str(models)),
             *("--ui-settings-file", str(settings), "--ui-config-file", str(self.folder / "ui-config.json")),
+            *("--lora-dir", str(_write_lora(self.folder / "Lora").parent)),
             *shlex.split(os.environ.get("OMS_WEBUI_ARGS", "")),
         ]
         environment = {
@@ -142,7 +149,8 @@ class RealWebUI(WebUI):
         give_up = time.monotonic() + START_SECONDS
         while time.monotonic() < give_up and self._process.poll() is None:
             with contextlib.suppress(requests.RequestException):
-                if self.get("/sdapi/v1/samplers").ok and self.get("/sdapi/v1/sd-models").json():
+                # The host's own routes answer before it is ready for them; extensions hear of the start afterwards.
+                if self.get("/oms/v1/settings").ok and self.get("/sdapi/v1/sd-models").json():
                     return
             time.sleep(1)
         raise RuntimeError(f"the WebUI did not start:\n{self.console[-6000:]}")
@@ -170,6 +178,22 @@ class RealWebUI(WebUI):
             self._links.close()
             if self._kept_params is not None:
                 self._params.write_bytes(self._kept_params)
+
+
+LORA = "oms-test"
+
+
+def _write_lora(folder: Path) -> Path:
+    """A LoRA of rank 4 for CLIP-L, of SD1.x ("te") and of SDXL ("te1"), strong enough to be seen."""
+    folder.mkdir()
+    tensors, random = {}, torch.Generator().manual_seed(0)
+    for layer, name in itertools.product(range(12), ("te", "te1")):
+        key = f"lora_{name}_text_model_encoder_layers_{layer}_mlp_fc1"
+        tensors[f"{key}.lora_down.weight"] = torch.randn(4, 768, generator=random) / 28
+        tensors[f"{key}.lora_up.weight"] = torch.randn(3072, 4, generator=random)
+        tensors[f"{key}.alpha"] = torch.tensor(4.0)
+    save_file(tensors, folder / f"{LORA}.safetensors")
+    return folder / f"{LORA}.safetensors"
 
 
 @contextlib.contextmanager

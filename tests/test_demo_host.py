@@ -233,10 +233,16 @@ def test_a_script_of_the_dropdown_makes_the_pictures_itself(host: Host) -> None:
     assert host.infotext(script_name="chosen probe", script_args=[4]).splitlines()[1].startswith("Steps: 4, ")
 
 
-def test_hires_fix_is_refused_rather_than_left_out_silently(host: Host) -> None:
-    response = host.post("/sdapi/v1/txt2img", {**SMALL, "enable_hr": True})
-    assert response.status_code == 500
-    assert "Hires" in response.json()["errors"]
+@pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
+def test_hires_fix_enlarges_the_first_pass_picture(host: Host, sampler: str) -> None:
+    fields = {"sampler_name": sampler, "steps": 3, "enable_hr": True, "denoising_strength": 0.7}
+    infotext = host.infotext(**fields, hr_scale=1.5)
+    assert "Denoising strength: 0.7" in infotext
+    assert "Hires upscale: 1.5" in infotext
+    assert len(host.seen("process_before_every_sampling")) == (3 if host.style == "forge" else 2)
+    assert len(host.seen("before_hr")) == 1
+    (picture,) = host.pictures(**fields, hr_scale=1.5)
+    assert picture.shape[:2] == (96, 96)
 
 
 # ---- infotext -------------------------------------------------------------------------------------------------------

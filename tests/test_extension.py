@@ -215,6 +215,7 @@ def test_disabled_changes_nothing_at_all(webui: WebUI) -> None:
         ("zero terminal snr", "DDIM", STEPS, "zero terminal SNR"),
         ("unknown latents", "Euler", STEPS, "other latents"),
         ("", "Mute", STEPS, "does not tell its first noise level"),
+        ("", "Own way", STEPS, "does not tell its first noise level (TypeError: "),
     ],
 )
 def test_where_it_does_not_apply_the_picture_is_made_and_says_so(
@@ -237,6 +238,27 @@ def test_ddim_with_one_step_never_calls_the_model(webui: WebUI) -> None:
     made = webui.txt2img(True, MODULE, "night", sampler_name="DDIM", steps=1)
     assert made.seen == []
     assert "OMS skipped: DDIM with 1 step does not call the model at all" in made.infotext
+
+
+@pytest.mark.parametrize("kind", ["hires pass", "img2img"])
+def test_what_starts_from_a_picture_is_left_alone(webui: WebUI, kind: str) -> None:
+    from modules import processing
+
+    from lib_oms.webui import hook
+
+    if kind == "hires pass":
+        p = processing.StableDiffusionProcessingTxt2Img()
+        p.is_hr_pass = True
+    else:
+        p = processing.StableDiffusionProcessing()
+    p.extra_generation_params["OMS"] = True  # of the first pass
+    noise = torch.randn(1, 4, 8, 8)
+    kept = noise.clone()
+    hook.before_sampling(p, [True, "no such module"], noise)
+    assert torch.equal(noise, kept)
+    assert getattr(p, "modified_noise", None) is None
+    assert p.extra_generation_params == {"OMS": True}
+    assert p.sampler is None, "and nothing was to fail"
 
 
 def test_it_is_not_offered_for_img2img(webui: WebUI) -> None:
@@ -273,12 +295,27 @@ def test_automatic_follows_the_latents_of_the_model_that_is_loaded(webui: WebUI)
             assert f"OMS model: {name} [" in infotext
 
 
-def test_a_module_for_other_latents_is_refused_before_sampling_with_those_that_fit(webui: WebUI) -> None:
+@pytest.mark.parametrize(
+    ("module", "state", "reason"),
+    [
+        (MODULE, "latents sdxl", r"'untrained' is for .*Those for the loaded model are sdxl\."),
+        ("sdxl", "", r"'sdxl' is for latents of SDXL.*Those for the loaded .*untrained"),
+    ],
+)
+def test_a_module_for_other_latents_is_not_used_and_those_that_fit_are_named(
+    webui: WebUI, capfd: pytest.CaptureFixture[str], module: str, state: str, reason: str
+) -> None:
+    plain = webui.txt2img(sampler_name="Euler", state=state)
+    made = webui.txt2img(True, module, "night", sampler_name="Euler", state=state)
+    assert made.pixels == plain.pixels
+    assert re.search(f'OMS skipped: "the OMS module {reason}', made.infotext)
+    assert "OMS: True" not in made.infotext
+    assert re.search(f"One More Step skipped: the OMS module {reason}", capfd.readouterr().out)
+    assert "OMS" not in (webui.folder / "data" / "params.txt").read_text(encoding="utf-8")
+
+
+def test_no_module_for_the_loaded_model_at_all_is_a_failure(webui: WebUI) -> None:
     before = webui._count()
-    with pytest.raises(RequestFailed, match=r"'untrained' is for .*Those for the loaded model are sdxl\."):
-        webui.txt2img(True, MODULE, "night", sampler_name="Euler", state="latents sdxl")
-    with pytest.raises(RequestFailed, match=r"'sdxl' is for latents of SDXL.*Those for the loaded .*untrained"):
-        webui.txt2img(True, "sdxl", "night", sampler_name="Euler")
     with pytest.raises(RequestFailed, match=r"no usable OMS module for the loaded model.*SD1\.x and SD2\.x"):
         webui.txt2img(True, "Automatic", "night", sampler_name="Euler", state="latents sd")
     assert webui._count() == before, "the denoiser was not called"
@@ -483,7 +520,6 @@ def test_png_carries_the_infotext(webui: WebUI) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("sdxl", ["'sdxl'", "SDXL", "which the loaded model does not have"]),
         ("x-nan", ["NaN"]),
         ("truncated", ["'truncated' cannot be used", "truncated.safetensors"]),
     ],

@@ -196,6 +196,11 @@ def test_a_network_that_is_dropped_takes_its_patcher_along(memory: Any, managed:
     assert gone() is None
 
 
+def held(cache: Any) -> list[Any]:
+    """The modules in memory."""
+    return list(cache._modules.values())
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_same_pictures_under_every_policy_and_only_drop_forgets(
     webui: WebUI, options: Any, capfd: pytest.CaptureFixture[str], policy: str
@@ -211,11 +216,12 @@ def test_same_pictures_under_every_policy_and_only_drop_forgets(
         assert webui.txt2img(True, MODULE, "night", 1.5, sampler_name="Euler").pixels == expected
     dropped = policy == "drop after use"
     assert capfd.readouterr().out.count("Loading OMS module") == (2 if dropped else 1)
-    assert (LOADED._module is None) == dropped
+    assert (not held(LOADED)) == dropped
 
 
 def test_dropped_module_is_really_gone(webui: WebUI, options: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lib_oms.webui.loaded import LOADED, OMSModule
+    from lib_oms.module import OMSModule
+    from lib_oms.webui.loaded import LOADED
 
     loaded = []
 
@@ -307,6 +313,37 @@ def forge_model(pair: tuple) -> Any:
     )
 
 
+class LdmPatchedClip(nn.Module):
+    """ldm_patched/modules/clip_model.py's CLIPTextModel by its interface, around transformers'."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.text_model = network.text_model
+
+    def forward(
+        self, input_tokens: Any, attention_mask: Any = None, intermediate_output: Any = None,
+        final_layer_norm_intermediate: bool = True,
+    ) -> tuple:
+        found = self.text_model(input_ids=input_tokens, output_hidden_states=True)
+        between = found.hidden_states[intermediate_output]
+        if final_layer_norm_intermediate:
+            between = self.text_model.final_layer_norm(between)
+        return found.last_hidden_state, between, found.pooler_output
+
+
+def first_forge_model(pair: tuple) -> Any:
+    """As the forge_loader of reForge and Forge Classic leaves an SDXL model."""
+    embedders = [
+        SimpleNamespace(wrapped=SimpleNamespace(transformer=LdmPatchedClip(network), tokenizer=tokenizer), id_pad=pad)
+        for network, tokenizer, pad in ((pair[0], pair[1], pair[1].pad_token_id), (pair[2], pair[3], 0))
+    ]
+    return _Model(
+        conditioner=SimpleNamespace(embedders=[*embedders, object()]),
+        forge_objects_original=SimpleNamespace(clip=SimpleNamespace(patcher=object())),
+        sd_checkpoint_info=SimpleNamespace(filename="a.safetensors"),
+    )
+
+
 class _Model(SimpleNamespace):
     """With an identity, as the hosts' models have."""
 
@@ -316,14 +353,14 @@ class _Model(SimpleNamespace):
 PROMPTS = ["", "a night", "a (bright:1.3) night, BREAK and [day]", "nig " * 100, "a ! night"]
 
 
-@pytest.mark.parametrize("kind", ["a1111", "forge"])
+@pytest.mark.parametrize("kind", ["a1111", "forge", "first forge"])
 def test_lent_pair_is_as_good_as_our_own(memory: Any, monkeypatch: Any, pair: tuple, kind: str) -> None:
     from lib_oms.webui import host_text
 
     fetched = []
-    if kind == "forge":
+    if kind != "a1111":
         monkeypatch.setattr(memory, "manager", SimpleNamespace(load_model_gpu=fetched.append))
-        model = forge_model(pair)
+        model = forge_model(pair) if kind == "forge" else first_forge_model(pair)
     else:
         model = a1111_model(pair)
         model.conditioner.register_forward_pre_hook(lambda module, _: fetched.append(module))
@@ -332,7 +369,7 @@ def test_lent_pair_is_as_good_as_our_own(memory: Any, monkeypatch: Any, pair: tu
     assert lent.width == own.width
     for prompt in PROMPTS:
         torch.testing.assert_close(lent.encode([prompt]), own.encode([prompt]), rtol=0, atol=1e-5)
-    wanted = model.forge_objects_original.clip.patcher if kind == "forge" else model.conditioner
+    wanted = model.conditioner if kind == "a1111" else model.forge_objects_original.clip.patcher
     assert fetched == [wanted] * len(PROMPTS)
     assert host_text.of(model) is lent
     assert not list(lent.parameters())  # the host's weights are the host's to move
@@ -347,7 +384,8 @@ def test_lent_pair_goes_without_the_loras_of_the_main_prompt(memory: Any, monkey
     expected = MixClipEncoder(*pair).encode(["night"])
     embeddings.token_embedding = WithLora(embeddings.token_embedding)
     networks.loaded_networks = loras = ["a lora"]
-    lent = host_text.of(a1111_model(pair))
+    model = a1111_model(pair)
+    lent = host_text.of(model)
     torch.testing.assert_close(lent.encode(["night"]), expected, rtol=0, atol=1e-5)
     assert networks.loaded_networks is loras
     assert not torch.allclose(MixClipEncoder(*pair).encode(["night"]), expected)  # with it, it would differ
@@ -378,15 +416,16 @@ def test_unloaded_model_is_not_kept(memory: Any, tmp_path: Path) -> None:
 
 def test_module_with_the_lent_pair_reads_no_other(memory: Any, pair: tuple, tmp_path: Path) -> None:
     from lib_oms import library
+    from lib_oms.module_cache import ModuleCache
     from lib_oms.webui import host_text
-    from lib_oms.webui.loaded import ModuleCache
 
     width = CLIP_L["hidden_size"] + BIG_G["hidden_size"]
     metadata = {"oms.text_encoder": "mixclip", "oms.latents": "sdxl"}
     tiny_psi(width, metadata=metadata).save_pretrained(tmp_path / "large" / "oms_module")  # and no text encoder
     (entry,) = library.scan([tmp_path])
-    lent = host_text.of(a1111_model(pair))
-    cache = ModuleCache()
+    model = a1111_model(pair)
+    lent = host_text.of(model)
+    cache = ModuleCache(lambda entry: pytest.fail("another text encoder was looked for"))
     module = cache.get(entry, "x", torch.float32, lent)
     assert module.text_encoder is lent
     noise = torch.randn(1, 4, 8, 8)
@@ -410,8 +449,10 @@ class OutOfMemory:
 def full_device(webui: WebUI) -> Iterator[None]:
     from lib_oms.webui.loaded import LOADED
 
+    LOADED.clear()
     webui.txt2img(True, MODULE, sampler_name="Euler")
-    hook = LOADED._module.psi.register_forward_pre_hook(OutOfMemory())
+    (module,) = held(LOADED)
+    hook = module.psi.register_forward_pre_hook(OutOfMemory())
     yield
     hook.remove()
 

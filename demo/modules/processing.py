@@ -160,12 +160,10 @@ class StableDiffusionProcessing:
 
 @dataclass(repr=False)
 class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
-    enable_hr: bool = False
+    """Noise to picture. With `enable_hr` a second pass starts from the first one's latent, enlarged."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.enable_hr:
-            raise ValueError("The miniature WebUI has no Hires. fix: leave enable_hr out.")
+    enable_hr: bool = False
+    hr_scale: float = 2.0
 
     def sample(
         self, conditioning: Any, unconditional_conditioning: Any, seeds: list[int], subseeds: list[int],
@@ -173,13 +171,38 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
     ) -> torch.Tensor:
         self.sampler = sd_samplers.create_sampler(self.sampler_name, self.sd_model)
         x = self.rng.next()
+        self._before_every_sampling(x, x)
+        samples = self.sampler.sample(self, self._noise(x), conditioning, unconditional_conditioning)
+        return self._sample_hr_pass(samples) if self.enable_hr else samples
+
+    def _sample_hr_pass(self, samples: torch.Tensor) -> torch.Tensor:
+        """Hires. fix with the upscaler "Latent"."""
+        self.extra_generation_params["Hires upscale"] = self.hr_scale
+        if self.denoising_strength is None:
+            self.denoising_strength = 0.75
+        self.is_hr_pass = True
+        size = [int(n * self.hr_scale) for n in samples.shape[2:]]
+        samples = torch.nn.functional.interpolate(samples, size=size, mode="bilinear")
+        self.rng = rng.ImageRNG(samples.shape[1:], self.seeds, self.subseeds, self.subseed_strength)
+        noise = self.rng.next()
+        self.sampler = sd_samplers.create_sampler(self.sampler_name, self.sd_model)
         if self.scripts is not None:
-            self.scripts.process_before_every_sampling(
-                self, x=x, noise=x, c=conditioning, uc=unconditional_conditioning
-            )
+            self.scripts.before_hr(self)
+        for _ in range(2 if cmd_opts.host_style == "forge" else 1):  # Forge does call it twice
+            self._before_every_sampling(samples, noise)
+        samples = self.sampler.sample_img2img(self, samples, self._noise(noise), self.c, self.uc)
+        self.is_hr_pass = False
+        return samples
+
+    def _before_every_sampling(self, x: torch.Tensor, noise: torch.Tensor) -> None:
+        if self.scripts is not None:
+            self.scripts.process_before_every_sampling(self, x=x, noise=noise, c=self.c, uc=self.uc)
+
+    def _noise(self, noise: torch.Tensor) -> torch.Tensor:
+        """What an extension has put in p.modified_noise, in the hosts that have it."""
         if getattr(self, "modified_noise", None) is not None and cmd_opts.host_style == "forge":
-            x, self.modified_noise = self.modified_noise, None
-        return self.sampler.sample(self, x, conditioning, unconditional_conditioning)
+            noise, self.modified_noise = self.modified_noise, None
+        return noise
 
 
 class Processed:
@@ -268,6 +291,7 @@ def create_infotext(
         "Model": p.sd_model_name if opts.add_model_name_to_info else None,
         "Variation seed": (p.all_subseeds[0] if use_main_prompt else all_subseeds[index]) if varied else None,
         "Variation seed strength": p.subseed_strength if varied else None,
+        "Denoising strength": p.denoising_strength if getattr(p, "enable_hr", False) else None,
         "Seed resize from": f"{p.seed_resize_from_w}x{p.seed_resize_from_h}" if resized else None,
         "ENSD": opts.eta_noise_seed_delta or None,
         "RNG": opts.randn_source if opts.randn_source != "GPU" else None,

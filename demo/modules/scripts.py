@@ -321,6 +321,9 @@ class ScriptRunner:
     def process_before_every_sampling(self, p: Any, **kwargs: Any) -> None:
         self._call("process_before_every_sampling", p, **kwargs)
 
+    def before_hr(self, p: Any) -> None:
+        self._call("before_hr", p)
+
     def post_sample(self, p: Any, ps: PostSampleArgs) -> None:
         self._call("post_sample", p, ps)
 

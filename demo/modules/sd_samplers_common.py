@@ -98,3 +98,16 @@ class Sampler:
     ) -> torch.Tensor:
         """Latents [B, 4, h, w] of pictures, from noise x of that shape."""
         raise NotImplementedError
+
+    def sample_img2img(
+        self, p: Any, x: torch.Tensor, noise: torch.Tensor, conditioning: torch.Tensor,
+        unconditional_conditioning: torch.Tensor, steps: int | None = None, image_conditioning: Any = None,
+    ) -> torch.Tensor:
+        """The same from latents x [B, 4, h, w] of pictures, to which noise is added first."""
+        raise NotImplementedError
+
+
+def steps_of_img2img(p: Any, steps: int | None) -> tuple[int, int]:
+    """Steps of the schedule, and how many of them, less one, are taken from its end (host: setup_img2img_steps)."""
+    steps = steps or p.steps
+    return steps, int(min(p.denoising_strength, 0.999) * steps)

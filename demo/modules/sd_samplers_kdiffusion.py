@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from modules import sd_samplers_impl, sd_schedulers
 from modules.sd_samplers_cfg_denoiser import CFGDenoiser
-from modules.sd_samplers_common import Sampler, SamplerData
+from modules.sd_samplers_common import Sampler, SamplerData, steps_of_img2img
 from modules.shared import opts
 
 
@@ -130,6 +130,20 @@ class KDiffusionSampler(Sampler):
             x = x * (1 + sigmas[0] ** 2) ** 0.5
         else:
             x = x * sigmas[0]
+        return self._run(p, x, sigmas, steps, conditioning, unconditional_conditioning)
+
+    def sample_img2img(
+        self, p: Any, x: torch.Tensor, noise: torch.Tensor, conditioning: torch.Tensor,
+        unconditional_conditioning: torch.Tensor, steps: int | None = None, image_conditioning: Any = None,
+    ) -> torch.Tensor:
+        steps, taken = steps_of_img2img(p, steps)
+        sigmas = self.get_sigmas(p, steps)[steps - taken - 1 :]
+        return self._run(p, x + noise * sigmas[0], sigmas, taken + 1, conditioning, unconditional_conditioning)
+
+    def _run(
+        self, p: Any, x: torch.Tensor, sigmas: torch.Tensor, steps: int, conditioning: torch.Tensor,
+        unconditional_conditioning: torch.Tensor,
+    ) -> torch.Tensor:
         self.initialize(p)
         arguments = self.eta_arguments(p) if self.func is sd_samplers_impl.euler_ancestral else {}
         self.last_latent = x

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from modules import sd_samplers_impl
 from modules.sd_samplers_cfg_denoiser import CFGDenoiser
-from modules.sd_samplers_common import Sampler, SamplerData
+from modules.sd_samplers_common import Sampler, SamplerData, steps_of_img2img
 from modules.shared import opts
 
 
@@ -44,6 +44,22 @@ class CompVisSampler(Sampler):
     ) -> torch.Tensor:
         steps = steps or p.steps
         timesteps = self.get_timesteps(p, steps)
+        return self._run(p, x, timesteps, steps, conditioning, unconditional_conditioning)
+
+    def sample_img2img(
+        self, p: Any, x: torch.Tensor, noise: torch.Tensor, conditioning: torch.Tensor,
+        unconditional_conditioning: torch.Tensor, steps: int | None = None, image_conditioning: Any = None,
+    ) -> torch.Tensor:
+        steps, taken = steps_of_img2img(p, steps)
+        timesteps = self.get_timesteps(p, steps)
+        a = self.model_wrap.inner_model.alphas_cumprod[timesteps[taken]]
+        x = a.sqrt() * x + (1 - a).sqrt() * noise
+        return self._run(p, x, timesteps[:taken], taken, conditioning, unconditional_conditioning)
+
+    def _run(
+        self, p: Any, x: torch.Tensor, timesteps: torch.Tensor, steps: int, conditioning: torch.Tensor,
+        unconditional_conditioning: torch.Tensor,
+    ) -> torch.Tensor:
         self.initialize(p)
         self.last_latent = x
         self.sampler_extra_args = {

@@ -63,6 +63,15 @@ def _unknown(p: Any) -> NotApplicable:
     return NotApplicable(f"the sampler {p.sampler_name} does not tell its first noise level")
 
 
+@contextmanager
+def _unknown_if_it_fails(p: Any) -> Iterator[None]:
+    """Another extension's sampler may have a method of this name that is asked in another way."""
+    try:
+        yield
+    except Exception as error:
+        raise NotApplicable(f"{_unknown(p)} ({type(error).__name__}: {error})") from error
+
+
 def _function(sampler: Any) -> Any:
     """The sampling loop, under its paper's name; None where a sampler keeps it to itself."""
     return getattr(sampler, "func", None)
@@ -82,7 +91,8 @@ def _makes_own_timesteps(sampler: Any) -> bool:
 
 def _of_sigmas(p: Any, sampler: Any) -> tuple[FirstStep, float]:
     """For k-diffusion's samplers: the first step and the largest sigma of the model's schedule."""
-    sigma0 = float(sampler.get_sigmas(p, p.steps)[0])
+    with _unknown_if_it_fails(p):
+        sigma0 = float(sampler.get_sigmas(p, p.steps)[0])
     model_wrap = getattr(sampler, "model_wrap", None)
     model_sigmas = getattr(model_wrap, "sigmas", None)
     largest = sigma0 if model_sigmas is None else float(model_sigmas[-1])
@@ -94,7 +104,8 @@ def _of_sigmas(p: Any, sampler: Any) -> tuple[FirstStep, float]:
 
 def _of_timesteps(p: Any, sampler: Any) -> tuple[FirstStep, float]:
     """For the samplers that count timesteps: the first step and the largest sigma of the model's schedule."""
-    timesteps = sampler.get_timesteps(p, p.steps)
+    with _unknown_if_it_fails(p):
+        timesteps = sampler.get_timesteps(p, p.steps)
     # Where the sampler itself reads it, so that it is the schedule in use.
     model = getattr(getattr(sampler, "model_wrap", None), "inner_model", None)
     alphas_cumprod = getattr(model, "alphas_cumprod", None)

@@ -28,7 +28,7 @@ def before_generating(p: Any, args: Sequence[Any]) -> None:
     """
     infotext.clear(p)
     axes = xyz.values_of(p)
-    with suppress(OMSError):
+    with suppress(OMSError, NotApplicable):
         if not OMSSettings.asked_for(args, axes) or not host.is_first_pass(p) or host.samples_given_picture(p):
             return
         latents = host.latents_of(p.sd_model)
@@ -97,6 +97,7 @@ def _run(request: Request, entry: ModuleEntry, model: Any) -> Tensor:
     finally:
         if options.memory_policy() == options.DROP:
             LOADED.clear()
+            host_text.forget()
 
 
 def _encoded(request: Request, encoder: TextEncoder, device: torch.device) -> dict[str, Tensor]:

@@ -94,8 +94,14 @@ def of(model: Any) -> HostTextEncoder | None:
     """The pair of the loaded model, or None where it has none that is known here."""
     global _known
     if _known is None or not _known.belongs_to(model):
-        _known = _of_forge(model) or _of_a1111(model)
+        _known = _of_forge(model) or _of_first_forge(model) or _of_a1111(model)
     return _known
+
+
+def forget() -> None:
+    """Lets go of what is held of it: the prompts it has encoded."""
+    global _known
+    _known = None
 
 
 def _of_forge(model: Any) -> HostTextEncoder | None:
@@ -109,6 +115,24 @@ def _of_forge(model: Any) -> HostTextEncoder | None:
         network = engine.text_encoder.transformer
         towers.append(_transformers_tower(network, _fast(engine.tokenizer, engine.id_pad)))
     return HostTextEncoder(model, towers, fetch_clip)
+
+
+def _of_first_forge(model: Any) -> HostTextEncoder | None:
+    """reForge and Forge Classic, modules_forge/forge_loader.py: A1111's embedders, each around a network of the memory
+    manager's.
+    """
+    original = getattr(getattr(model, "forge_objects_original", None), "clip", None)
+    embedders = list(getattr(getattr(model, "conditioner", None), "embedders", None) or [])[:2]
+    wrapped = [getattr(embedder, "wrapped", None) for embedder in embedders]
+    if original is None or memory.manager is None or len(wrapped) != 2:
+        return None
+    if not all(hasattr(part, "transformer") and hasattr(part, "tokenizer") for part in wrapped):
+        return None
+    towers = [
+        _ldm_patched_tower(part.transformer, _fast(part.tokenizer, embedder.id_pad))
+        for embedder, part in zip(embedders, wrapped, strict=True)
+    ]
+    return HostTextEncoder(model, towers, _fetch_clip)
 
 
 def _of_a1111(model: Any) -> HostTextEncoder | None:
@@ -130,6 +154,17 @@ def _of_a1111(model: Any) -> HostTextEncoder | None:
 
 def _transformers_tower(network: nn.Module, tokenizer: Any) -> HostTower:
     return HostTower(network, _run_transformers, tokenizer, network.config.hidden_size, network.config.vocab_size)
+
+
+def _ldm_patched_tower(network: nn.Module, tokenizer: Any) -> HostTower:
+    if hasattr(network, "config"):
+        return _transformers_tower(network, tokenizer)
+    width = network.text_model.embeddings.position_embedding.weight.shape[1]
+    return HostTower(network, _run_ldm_patched, tokenizer, width, tokenizer.vocab_size)
+
+
+def _run_ldm_patched(network: nn.Module, ids: Tensor) -> Tensor:
+    return network(ids, intermediate_output=-2, final_layer_norm_intermediate=False)[1]
 
 
 def _run_transformers(network: nn.Module, ids: Tensor) -> Tensor:

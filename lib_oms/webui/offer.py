@@ -10,6 +10,7 @@ from lib_oms.fingerprint import fingerprint
 from lib_oms.library import ModuleEntry
 from lib_oms.settings import AUTOMATIC
 from lib_oms.webui import host
+from lib_oms.webui.first_step import NotApplicable
 
 LATENTS_NAMES = {"sd": "SD1.x and SD2.x", "sdxl": "SDXL"}
 _labelled = re.compile(r"(?P<name>.+) \[(?P<fingerprint>[0-9a-f]{10})\]", re.DOTALL)
@@ -44,8 +45,8 @@ def choose(module: str, latents: str) -> ModuleEntry:
 
     `module` is Automatic, a name, or a name with a fingerprint as infotext has it.
 
-    Raises SettingError where there is no such module or it does not fit, ModuleFileError where it is broken; both name
-    the modules that would do.
+    Raises SettingError where there is no such module, ModuleFileError where it is broken, NotApplicable where it is for
+    other latents; they name the modules that would do.
     """
     offered = entries()
     if module == AUTOMATIC:
@@ -56,7 +57,7 @@ def choose(module: str, latents: str) -> ModuleEntry:
     if entry.problem:
         raise ModuleFileError(f"the OMS module {entry.name!r} cannot be used: {entry.problem}")
     if not library.fits(entry, latents, chosen=True):
-        raise SettingError(
+        raise NotApplicable(
             f"the OMS module {entry.name!r} is for {_latents_name(entry.latents)}, "
             f"which the loaded model does not have. {_instead(offered, latents)}"
         )

@@ -12,6 +12,7 @@ _TYPES = {
     "n_iter": int, "steps": int, "cfg_scale": float, "width": int, "height": int, "do_not_save_samples": bool,
     "do_not_save_grid": bool, "eta": float, "denoising_strength": float, "override_settings": dict,
     "override_settings_restore_afterwards": bool, "disable_extra_networks": bool, "enable_hr": bool,
+    "hr_scale": float,
 }
 _defaults = StableDiffusionProcessingTxt2Img.__dataclass_fields__
 

@@ -110,6 +110,9 @@ class ContractProbe(scripts.Script):
             p.comment("probe comment")
         self._notice("process_before_every_sampling", p, args, **facts)
 
+    def before_hr(self, p, *args):
+        self._notice("before_hr", p, args)
+
     def post_sample(self, p, ps, *args):
         self._notice("post_sample", p, args, modified_noise=getattr(p, "modified_noise", "no such attribute"))
 
