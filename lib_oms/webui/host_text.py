@@ -132,7 +132,7 @@ def _of_first_forge(model: Any) -> HostTextEncoder | None:
         _ldm_patched_tower(part.transformer, _fast(part.tokenizer, embedder.id_pad))
         for embedder, part in zip(embedders, wrapped, strict=True)
     ]
-    return HostTextEncoder(model, towers, _fetch_clip)
+    return HostTextEncoder(model, towers, fetch_clip)
 
 
 def _of_a1111(model: Any) -> HostTextEncoder | None:
