@@ -1,6 +1,7 @@
 """`python -m lib_oms models`, `inspect` and `convert`, on real files."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from text_helpers import VIT_H, text_model, write_tokenizer
 
 from lib_oms import __main__ as command_line
+from lib_oms import text_sources
 from lib_oms.fingerprint import fingerprint
 from lib_oms.listing import listing
 from lib_oms.text_sources import Places
@@ -186,3 +188,15 @@ def test_models_lists_states(tmp_path, capsys):
     names = [line.name for line in listing(Places((tmp_path,)))]
     assert "later" in names
     assert "broken" not in names
+
+
+def test_a_long_list_is_looked_through_once(tmp_path, monkeypatch):
+    """Each module looks for its text encoder in all the others' folders: forty of them must not do so forty times."""
+    tiny_psi(1024).save_pretrained(tmp_path / "0" / "oms_module")
+    for i in range(1, 40):
+        shutil.copytree(tmp_path / "0", tmp_path / str(i))
+    looks, look = [], text_sources.holds_encoder
+    monkeypatch.setattr(text_sources, "holds_encoder", lambda *where: looks.append(where) or look(*where))
+    states = [line.state for line in listing(Places((tmp_path,)))]
+    assert states.count("needs text encoder") == 40
+    assert 80 <= len(looks) < 90
