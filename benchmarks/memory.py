@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-WARM_UP = 20
+WARM_UP = 150  # more prompts than the cache of encoded ones holds: it is full when the counting begins
 KINDS = {
     "without the step": None,
     "keep on the device": "keep on the device",

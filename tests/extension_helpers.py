@@ -126,6 +126,10 @@ class Watcher(scripts.Script):
         if state.startswith("latents "):  # as another checkpoint, of another family, would declare
             model.oms_latents = state.partition(" ")[2]
 
+    def process(self, p, state):
+        if state == "dynamic prompts":  # as extensions that fill in wildcards do
+            p.all_prompts = [f"{prompt}, number {i}" for i, prompt in enumerate(p.all_prompts)]
+
     def process_before_every_sampling(self, p, state, **kwargs):
         WATCHING.update(armed=True, once=state == "one call is enough")
         if state == "modified noise":

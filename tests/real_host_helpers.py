@@ -23,7 +23,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import requests
 import torch
 from extension_helpers import ROOT, WebUI, free_port
 from safetensors.torch import save_file
@@ -133,6 +132,7 @@ class RealWebUI(WebUI):
             "OMS_WATCHED": str(self.watched),
             "GRADIO_ANALYTICS_ENABLED": "False",
             "SD_WEBUI_RESTARTING": "1",  # opens no browser
+            "PYTHONUNBUFFERED": "1",
         }
         with self._log.open("w", encoding="utf-8") as log:
             self._process = subprocess.Popen(
@@ -148,10 +148,10 @@ class RealWebUI(WebUI):
     def _wait(self) -> None:
         give_up = time.monotonic() + START_SECONDS
         while time.monotonic() < give_up and self._process.poll() is None:
-            with contextlib.suppress(requests.RequestException):
-                # The host's own routes answer before it is ready for them; extensions hear of the start afterwards.
-                if self.get("/oms/v1/settings").ok and self.get("/sdapi/v1/sd-models").json():
-                    return
+            # Asked earlier, hosts answer before they are ready, or fail to start: they add to an app that runs already.
+            if "Startup time: " in self.console:
+                self.get("/oms/v1/settings").raise_for_status()
+                return
             time.sleep(1)
         raise RuntimeError(f"the WebUI did not start:\n{self.console[-6000:]}")
 

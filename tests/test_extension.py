@@ -155,6 +155,15 @@ def test_empty_oms_prompt_means_each_pictures_own_prompt(webui: WebUI, module: O
     assert_close(seen.x, x0hat(module, noise, "a red circle ") + seen.level * noise)
 
 
+def test_dynamic_prompts_are_each_pictures_own(webui: WebUI) -> None:
+    fields = {"sampler_name": "Euler", "state": "dynamic prompts", "prompt": "night"}
+    together = torch.cat([seen.x for seen in webui.txt2img(True, MODULE, **fields, batch_size=2, n_iter=2).seen])
+    for i, latent in enumerate(together):
+        alone = webui.txt2img(True, MODULE, sampler_name="Euler", prompt=f"night, number {i}", seed=7 + i).seen[0].x
+        assert torch.equal(alone[0], latent)
+    assert not torch.equal(together[0], webui.txt2img(True, MODULE, sampler_name="Euler", prompt="night").seen[0].x[0])
+
+
 def test_noise_of_another_extension_is_where_it_starts_from(webui: WebUI, module: OMSModule) -> None:
     (noise,) = noise_of(webui)
     (seen,) = webui.txt2img(True, MODULE, "night", sampler_name="Euler", state="modified noise").seen

@@ -141,8 +141,10 @@ def test_every_sampler_with_every_schedule(
     webui.options(sgm_noise_multiplier=sgm)
     count = 0
     try:
-        for sampler in samplers(webui):
-            for scheduler in ["Automatic"] if sampler in TIMESTEP_SAMPLERS else schedulers(webui):
+        for scheduler in schedulers(webui):
+            for sampler in samplers(webui):
+                if sampler in TIMESTEP_SAMPLERS and scheduler != "Automatic":
+                    continue
                 fields = {"sampler_name": sampler, "scheduler": scheduler, "steps": 4}
                 made = webui.txt2img(True, "Automatic", "night", state="one call is enough", **fields)
                 what = f"{sampler}, {scheduler}"
