@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import gc
 import io
 import json
@@ -31,7 +32,13 @@ PAGE = 4096
 
 
 def resident() -> int:
-    """Bytes of this process in RAM. Raises RuntimeError where the system does not tell (all but Linux)."""
+    """Bytes of this process in RAM, without those that are free already and only kept back by the C library.
+
+    Raises RuntimeError where the system does not tell (all but Linux).
+    """
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
     statm = Path("/proc/self/statm")
     if not statm.is_file():
         raise RuntimeError("this benchmark reads /proc/self/statm, which only Linux has")
@@ -59,7 +66,6 @@ def measure(kind: str, count: int, model: Path) -> dict[str, float]:
             started = 0.0
             for i in range(WARM_UP + count):
                 if i == WARM_UP:
-                    gc.collect()
                     first, started = resident(), time.perf_counter()
                 # Another prompt each time: the caches of encoded prompts fill up, and must be bounded.
                 script = {"args": [policy is not None, "Automatic", f"background number {i}", 1.5, 0.5]}
@@ -68,7 +74,6 @@ def measure(kind: str, count: int, model: Path) -> dict[str, float]:
                 answer.raise_for_status()
                 assert ("OMS: True" in answer.json()["info"]) == (policy is not None), answer.json()["info"]
             seconds = time.perf_counter() - started
-            gc.collect()
             return {"first": first, "last": resident(), "seconds": seconds}
         finally:
             running.close()
