@@ -19,6 +19,7 @@ from extension_helpers import SILENT, SIZE, STEPS, RequestFailed, WebUI
 from module_helpers import tiny_psi, write_module
 from PIL import Image
 from real_host_helpers import LORA, RealWebUI
+from xyz_helpers import cells, plot, quick
 
 from lib_oms.embedded.make import write_untrained
 from lib_oms.module import OMSModule
@@ -242,6 +243,24 @@ def test_wrong_arguments_fail_with_a_message(webui: WebUI, args: list, words: li
     for word in ["One More Step: ", *words]:
         assert word in str(error.value)
     assert webui.txt2img(sampler_name="Euler").seen  # and the host is well afterwards
+
+
+def test_cells_of_a_plot_are_what_requests_with_these_values_are(webui: WebUI) -> None:
+    """And nothing of them is left over for the next request."""
+    oms = (True, "Automatic", "night")
+    plain = webui.txt2img(**quick({}))
+    made = plot(webui, ("OMS prompt S/R", "night, white page"), ("OMS guidance scale", "1, 2"), oms=oms)
+    singles = [
+        webui.txt2img(True, "Automatic", prompt, scale, **quick({}))
+        for scale in (1.0, 2.0)
+        for prompt in ("night", "white page")
+    ]
+    assert [pixels for pixels in made.pixels[1:]] == [single.pixels[0] for single in singles]
+    for text, single in zip(cells(made), singles, strict=True):
+        assert text.partition("OMS: ")[2] == single.infotext.partition("OMS: ")[2] != ""
+    assert webui.txt2img(**quick({})).images == plain.images
+    with pytest.raises(RequestFailed, match="guidance_scale"):
+        plot(webui, ("OMS guidance scale", "1, 99"), oms=oms)
 
 
 def test_zero_terminal_snr_is_skipped_and_says_so(webui: WebUI) -> None:

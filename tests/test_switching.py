@@ -12,7 +12,7 @@ from module_helpers import tiny_psi
 from safetensors.torch import load_file, save_file
 from test_browser import browser  # noqa: F401 - a fixture
 from test_manners import a1111_model, pair  # noqa: F401 - a fixture
-from test_xyz import cells, plot
+from xyz_helpers import cells, plot
 
 from lib_oms.embedded.make import write_untrained
 

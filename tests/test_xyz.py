@@ -1,12 +1,12 @@
 """The axes in the X/Y/Z plot of a running WebUI: what each cell gets, what is refused, and nothing left over."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
 from browser_helpers import host_style
-from extension_helpers import Made, RequestFailed, WebUI
+from extension_helpers import RequestFailed, WebUI
+from xyz_helpers import axis_labels, cells, plot, quick
 
 from lib_oms.embedded.make import write_untrained
 from lib_oms.settings import SETTINGS
@@ -23,7 +23,6 @@ SWITCH, MODEL, PROMPT, REPLACE, SCALE, ETA, NEGATIVE = AXES = [
     "OMS eta",
     "OMS negative prompt",
 ]
-STEPS = 1
 
 
 @pytest.fixture(scope="module")
@@ -34,32 +33,6 @@ def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     webui = WebUI(tmp_path_factory.mktemp("webui"), host_style(), folder)
     yield webui
     webui.close()
-
-
-def axis_labels(webui: WebUI, *, img2img: bool = False) -> list[str]:
-    info = webui.get("/sdapi/v1/script-info").json()
-    (plot,) = [script for script in info if script["name"] == "x/y/z plot" and script["is_img2img"] == img2img]
-    return plot["args"][0]["choices"]
-
-
-def plot(webui: WebUI, *axes: tuple[str, Any], oms: tuple = (), **fields: Any) -> Made:
-    """A plot over up to three (label, values); a list stands for what is picked in the dropdown of choices."""
-    labels = axis_labels(webui)
-    args: list[Any] = []
-    for label, values in (*axes, *[("Nothing", "")] * (3 - len(axes))):
-        args += [labels.index(label), *((values, []) if isinstance(values, str) else ("", values))]
-    dropdowns = any(isinstance(values, list) for _, values in axes)
-    args += [True, True, False, False, False, False, False, 0, not dropdowns]
-    return webui.txt2img(*oms, **quick(fields), script_name="X/Y/Z plot", script_args=args)
-
-
-def quick(fields: dict) -> dict:
-    return {"sampler_name": "Euler", "steps": STEPS, **fields}
-
-
-def cells(made: Made) -> list[str]:
-    """The infotext of each cell; the first picture is the grid."""
-    return made.info["infotexts"][1:]
 
 
 def test_every_setting_is_an_axis_of_txt2img_and_of_no_other_tab(webui: WebUI) -> None:
