@@ -6,8 +6,10 @@ text model's tensors have no `text_model.` before their names.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +124,17 @@ def build_model(
 def load_tokenizer(folder: Path, pad_token: str | None = None) -> Any:
     """The CLIP tokenizer in `folder`; pads with `pad_token` where that is given.
 
+    Who asks again gets the same one, not to be changed, until a file in the folder changes: transformers 4 ties each of
+    its CLIP tokenizers to itself in a way that nothing ever frees.
+
     Raises:
         ModuleFileError: it cannot be read.
     """
+    return _tokenizer(folder, pad_token, _stamp(folder))
+
+
+@lru_cache(maxsize=8)
+def _tokenizer(folder: Path, pad_token: str | None, stamp: object) -> Any:  # stamp only tells old answers from new ones
     from transformers import CLIPTokenizerFast  # the slow one of transformers 4.30 strips accents where ftfy is absent
 
     _check_tokenizer(folder)
@@ -133,6 +143,15 @@ def load_tokenizer(folder: Path, pad_token: str | None = None) -> Any:
         return CLIPTokenizerFast.from_pretrained(str(folder), local_files_only=True, **kept)
     except Exception as error:  # tokenizers raises plain Exception
         raise ModuleFileError(f"{folder}: cannot read the tokenizer: {error}") from error
+
+
+def _stamp(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
+    """Changes with every file in `folder`."""
+    try:
+        found = [(entry.name, entry.stat()) for entry in os.scandir(folder)]
+    except OSError:
+        return ()
+    return tuple(sorted((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in found))
 
 
 def _check_tokenizer(folder: Path) -> None:

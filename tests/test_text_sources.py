@@ -16,6 +16,7 @@ from lib_oms.library import scan
 from lib_oms.module import OMSModule
 from lib_oms.openclip import CHECKPOINT_PREFIX, find_tower
 from lib_oms.text import OpenCLIPEncoder, load_text_encoder
+from lib_oms.text_files import load_tokenizer
 from lib_oms.text_sources import LoadedModel, Places, checkpoint_tower, find_source, load_checkpoint_encoder
 
 WIDTH = 128  # two heads of 64, OpenCLIP's only size
@@ -202,6 +203,20 @@ def test_a_token_that_would_take_for_ever_is_refused(tmp_path, trained, name):
 
 
 # --- the tokenizer that packages carry
+
+
+def test_a_tokenizer_is_made_once_until_its_files_change(tmp_path):
+    """transformers 4 never frees one: a model that is dropped after each use would take more memory each time."""
+    tmp_path = tmp_path / "tokenizer"
+    write_tokenizer(tmp_path, "!")
+    first = load_tokenizer(tmp_path)
+    assert load_tokenizer(tmp_path) is first
+    assert load_tokenizer(tmp_path, END) is not first
+    assert first.pad_token == "!"
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        told = json.loads((tmp_path / name).read_text("utf-8"))
+        (tmp_path / name).write_text(json.dumps({**told, "pad_token": END}), "utf-8")
+    assert load_tokenizer(tmp_path).pad_token == END
 
 
 def test_the_packages_tokenizer_is_transformers_own(tmp_path):
