@@ -1,7 +1,5 @@
 """The modules that are kept in memory: loaded once, two of them, with one text encoder between them."""
 
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -114,11 +112,3 @@ def test_other_storage_is_brought_to_what_the_host_computes_in(tmp_path, stored)
         assert psi.dtype == dtype
         for name, tensor in psi.state_dict().items():
             assert torch.equal(tensor, tensors[name].to(dtype)), name
-
-
-@pytest.mark.slow
-def test_loading_takes_at_most_half_as_long_again_as_reading(root):
-    """Both in turns in one run, so that a busy machine slows both."""
-    script = [sys.executable, "benchmarks/load.py", "--rounds", "7"]
-    done = subprocess.run(script, cwd=root, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
