@@ -194,10 +194,19 @@ class WebUIPage:
         field.press("Tab")
 
     def choose(self, elem_id: str, choice: str) -> None:
-        """Picks one choice of a dropdown."""
-        field = self.text(elem_id)
-        field.click()
-        self.find(elem_id, f"[data-testid=dropdown-option]:has-text('{choice}')").click()
+        """Picks one choice of a dropdown, even one that is on its way: an open list does not learn of it."""
+        from playwright.sync_api import TimeoutError as NotThere
+
+        option = self.find(elem_id, f"[data-testid=dropdown-option]:has-text('{choice}')")
+        give_up = time.monotonic() + PATIENCE
+        while True:
+            self.text(elem_id).click()
+            try:
+                return option.click(timeout=5000)
+            except NotThere:
+                if time.monotonic() > give_up:
+                    raise
+                self.text(elem_id).press("Tab")  # closes the list
 
     def chosen(self, elem_id: str) -> str:
         """What a dropdown shows."""
