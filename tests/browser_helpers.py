@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = Path(os.environ.get("OMS_DEMO_MODEL", ROOT / "models" / "demo"))
+#: Whether all fields have been as they are for half a second.
+SETTLED = """() => {
+    const now = JSON.stringify([...document.querySelectorAll('input, textarea')].map((e) => [e.value, e.checked]));
+    const seen = window.fieldsSeen;
+    if (!seen || seen.now !== now) window.fieldsSeen = {now, since: performance.now()};
+    return Boolean(seen) && seen.now === now && performance.now() - seen.since > 500;
+}"""
 PATIENCE = float(os.environ.get("OMS_TEST_PATIENCE", 300))
 """Seconds that a start of the WebUI or one generation may take: the machine may have other work to do."""
 
@@ -279,6 +286,8 @@ class WebUIPage:
         self.page.wait_for_function(
             "text => document.querySelector('#txt2img_prompt textarea').value !== text", arg=infotext
         )
+        self.page.evaluate("window.fieldsSeen = null")
+        self.page.wait_for_function(SETTLED)  # the prompt is the first to change, and scripts pass ticks on
 
 
 def contrast(page: Page, selector: str) -> float:
