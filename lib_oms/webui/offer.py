@@ -22,12 +22,16 @@ def entries() -> list[ModuleEntry]:
     Modules for latents that no published model has (such as the embedded demo's) are offered only where the host's
     model declares these latents.
     """
-    known = {*LATENTS_NAMES, library.UNKNOWN, host.latents_of(host.loaded_model())}
-    return [entry for entry in _all() if entry.latents in known]
+    return _offered(_all())
 
 
 def _all() -> list[ModuleEntry]:
     return library.scan(host.module_folders())
+
+
+def _offered(there: list[ModuleEntry]) -> list[ModuleEntry]:
+    known = {*LATENTS_NAMES, library.UNKNOWN, host.latents_of(host.loaded_model())}
+    return [entry for entry in there if entry.latents in known]
 
 
 def choices() -> list[str]:
@@ -48,10 +52,11 @@ def choose(module: str, latents: str) -> ModuleEntry:
     Raises SettingError where there is no such module, ModuleFileError where it is broken, NotApplicable where it is for
     other latents; they name the modules that would do.
     """
-    offered = entries()
+    there = _all()
+    offered = _offered(there)
     if module == AUTOMATIC:
         return _automatic(offered, latents)
-    entry = _find(_all(), module)
+    entry = _find(there, module)
     if entry is None:
         raise SettingError(f"there is no OMS module named {module[:200]!r}. {_instead(offered, latents)}")
     if entry.problem:
@@ -68,9 +73,10 @@ def check(module: str) -> None:
     """Raises as `choose` does where nothing of this name could ever be used, whatever model is loaded."""
     if module == AUTOMATIC:
         return
-    entry = _find(_all(), module)
+    there = _all()
+    entry = _find(there, module)
     if entry is None:
-        there_are = ", ".join([AUTOMATIC, *_usable(entries())])
+        there_are = ", ".join([AUTOMATIC, *_usable(_offered(there))])
         raise SettingError(f"there is no OMS module named {module[:200]!r}. There are {there_are}.")
     if entry.problem:
         raise ModuleFileError(f"the OMS module {entry.name!r} cannot be used: {entry.problem}")
