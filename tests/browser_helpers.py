@@ -34,6 +34,8 @@ SETTLED = """() => {
     if (!seen || seen.now !== now) window.fieldsSeen = {now, since: performance.now()};
     return Boolean(seen) && seen.now === now && performance.now() - seen.since > 500;
 }"""
+#: Whether no result still wears gradio's "processing | 0.1/1.4s": values come before that goes.
+SHOWN = "() => !document.querySelector('#txt2img_results .progress-text')"
 PATIENCE = float(os.environ.get("OMS_TEST_PATIENCE", 300))
 """Seconds that a start of the WebUI or one generation may take: the machine may have other work to do."""
 
@@ -253,6 +255,7 @@ class WebUIPage:
         self.page.evaluate("document.querySelectorAll('.performance').forEach((old) => (old.dataset.old = 'yes'))")
         self.press_generate()
         self.find("html_log_txt2img", ".performance:not([data-old])").wait_for()
+        self.page.wait_for_function(SHOWN)
         self.page.wait_for_function(
             "[...document.querySelectorAll('#txt2img_gallery img')].every((img) => img.complete)"
         )
