@@ -20,6 +20,7 @@ from typing import Any
 from lib_oms.errors import ModuleFileError, OMSError
 from lib_oms.header import FLOATS, Header, TensorInfo, read_header
 from lib_oms.unet_config import OMSUNetConfig
+from lib_oms.unet_tensors import expected_tensors
 
 CONFIG_NAME = "config.json"
 CONFIG_KEY = "config"  # of a single file's metadata
@@ -32,7 +33,7 @@ _MAX_CONFIG_BYTES = 2**20
 
 @dataclass(frozen=True)
 class ModuleFile:
-    """One OMS module on disk, as far as its headers tell.
+    """One whole OMS module on disk, as far as its headers tell.
 
     config is the architecture; raw_config is what it was read from (empty where the file had none); source says where
     that was, for messages; metadata is the file's own without format and config.
@@ -48,10 +49,11 @@ class ModuleFile:
 
 
 def inspect_module(path: str | os.PathLike[str], *, prefer_fp16: bool = False) -> ModuleFile:
-    """Find and read the headers of a module folder or file.
+    """Find a module folder or file, read its headers, and check that it holds every tensor its config asks for.
 
     Raises:
-        ModuleFileError: nothing there, or not an OMS module; names the file and, where one is at fault, the tensor.
+        ModuleFileError: nothing there, or not a whole OMS module; names the file and, where one is at fault, the
+            first offending tensor and what was expected.
     """
     path = Path(path)
     try:
@@ -71,36 +73,9 @@ def inspect_module(path: str | os.PathLike[str], *, prefer_fp16: bool = False) -
     except OMSError as error:
         raise ModuleFileError(f"{source or weights}: {str(error)[:1000]}") from error
     metadata = {key: value for key, value in header.metadata.items() if key not in ("format", CONFIG_KEY)}
-    return ModuleFile(path, weights, header, config, raw, source, metadata)
-
-
-def check_tensors(module: ModuleFile, expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Compare a file's header with the names and shapes that its config asks for.
-
-    Raises:
-        ModuleFileError: names the file, the first offending tensor and what was expected.
-    """
-    tensors = module.header.tensors
-    asked = f"as {module.source} asks for {len(expected)} tensors and the file holds {len(tensors)}"
-    for name, shape in expected.items():
-        info = tensors.get(name)
-        if info is None:
-            raise ModuleFileError(f"{module.weights}: tensor {name!r} is missing; expected {list(shape)}, {asked}")
-        if info.shape != shape:
-            raise ModuleFileError(
-                f"{module.weights}: tensor {name!r} has shape {list(info.shape)}, expected {list(shape)} "
-                f"by {module.source}"
-            )
-        if info.dtype not in FLOATS:
-            raise ModuleFileError(
-                f"{module.weights}: tensor {name!r} has dtype {info.dtype}, expected one of {', '.join(sorted(FLOATS))}"
-            )
-    for name, info in tensors.items():
-        if name not in expected:
-            raise ModuleFileError(
-                f"{module.weights}: tensor {name[:160]!r} of shape {list(info.shape)} is one too many: expected none "
-                f"of this name, {asked}"
-            )
+    module = ModuleFile(path, weights, header, config, raw, source, metadata)
+    _check_tensors(module)
+    return module
 
 
 def read_json(path: Path, most: int = _MAX_CONFIG_BYTES) -> dict[str, Any]:
@@ -188,6 +163,31 @@ def _json_object(text: str | bytes, source: str | Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModuleFileError(f"{source}: is not a JSON object")
     return value
+
+
+def _check_tensors(module: ModuleFile) -> None:
+    tensors = module.header.tensors
+    expected = expected_tensors(module.config)
+    asked = f"as {module.source} asks for {len(expected)} tensors and the file holds {len(tensors)}"
+    for name, shape in expected.items():
+        info = tensors.get(name)
+        if info is None:
+            raise ModuleFileError(f"{module.weights}: tensor {name!r} is missing; expected {list(shape)}, {asked}")
+        if info.shape != shape:
+            raise ModuleFileError(
+                f"{module.weights}: tensor {name!r} has shape {list(info.shape)}, expected {list(shape)} "
+                f"by {module.source}"
+            )
+        if info.dtype not in FLOATS:
+            raise ModuleFileError(
+                f"{module.weights}: tensor {name!r} has dtype {info.dtype}, expected one of {', '.join(sorted(FLOATS))}"
+            )
+    for name, info in tensors.items():
+        if name not in expected:
+            raise ModuleFileError(
+                f"{module.weights}: tensor {name[:160]!r} of shape {list(info.shape)} is one too many: expected none "
+                f"of this name, {asked}"
+            )
 
 
 def _recognise(weights: Path, header: Header) -> OMSUNetConfig:

@@ -25,7 +25,6 @@ from lib_oms.module_files import (
     FP16_WEIGHTS_NAME,
     WEIGHTS_NAME,
     ModuleFile,
-    check_tensors,
     inspect_module,
     written_whole,
 )
@@ -167,7 +166,6 @@ class OMSUNet(nn.Module):
         with torch.inference_mode(False):
             with torch.device("meta"):
                 psi = cls(module.config, module.metadata)
-            check_tensors(module, {name: tuple(tensor.shape) for name, tensor in psi.state_dict().items()})
             psi.load_state_dict(_read_tensors(module, dtype), strict=True, assign=True)
         return psi.eval()
 

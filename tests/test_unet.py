@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from lib_oms.errors import ModuleFileError
 from lib_oms.module_files import FP16_WEIGHTS_NAME, WEIGHTS_NAME, inspect_module
 from lib_oms.unet import OMSUNet, OMSUNetConfig, predict_v
+from lib_oms.unet_tensors import expected_tensors
 
 WIDTH = 24  # of the text embeddings in these tests
 SMALL = OMSUNetConfig.from_dict(
@@ -130,6 +133,36 @@ def test_published_sizes(config, tensors, millions):
         psi = OMSUNet(config)
     assert len(psi.state_dict()) == tensors
     assert sum(parameter.numel() for parameter in psi.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
+
+
+@st.composite
+def architectures(draw) -> OMSUNetConfig:
+    blocks = draw(st.integers(1, 4))
+
+    def each(choice) -> tuple:
+        return tuple(draw(choice) for _ in range(blocks))
+
+    return OMSUNetConfig(
+        block_out_channels=each(st.sampled_from((8, 12, 16, 24))),
+        num_attention_heads=each(st.sampled_from((1, 2, 4))),
+        cross_attention_dim=draw(st.sampled_from((8, 20, 24))),
+        transformer_layers_per_block=each(st.integers(1, 3)),
+        layers_per_block=each(st.integers(1, 3)),
+        down_block_types=each(st.sampled_from(("DownBlock2D", "CrossAttnDownBlock2D"))),
+        up_block_types=each(st.sampled_from(("UpBlock2D", "CrossAttnUpBlock2D"))),
+        in_channels=draw(st.integers(1, 5)),
+        out_channels=draw(st.integers(1, 5)),
+        norm_num_groups=4,
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(architectures())
+def test_the_tensors_that_a_file_must_hold_are_the_networks_own(config):
+    with torch.device("meta"):
+        psi = OMSUNet(config)
+    shapes = [(name, tuple(tensor.shape)) for name, tensor in psi.state_dict().items()]
+    assert list(expected_tensors(config).items()) == shapes
 
 
 def test_tiny_is_of_the_published_kind():
