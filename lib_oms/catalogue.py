@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from lib_oms.errors import SettingError
 
 REVISION = "main"
+#: What people call the latents of published modules.
+LATENTS_NAMES = {"sd": "SD1/SD2", "sdxl": "SDXL"}
 
 
 @dataclass(frozen=True)

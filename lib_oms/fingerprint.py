@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from lib_oms.errors import ModuleFileError
+from lib_oms.header import file_stamp
 from lib_oms.module_files import inspect_module
 
 _SAMPLES = 256
@@ -25,14 +26,14 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
     """
     weights = inspect_module(path).weights
     try:
-        status = weights.stat()
-        return _fingerprint(weights, status.st_size, status.st_mtime_ns)
+        return _fingerprint(weights, file_stamp(weights))
     except OSError as error:
         raise ModuleFileError(f"{weights}: cannot be read: {error.strerror or error}") from error
 
 
 @lru_cache(maxsize=256)
-def _fingerprint(weights: Path, size: int, modified: int) -> str:  # modified only tells old answers from new ones
+def _fingerprint(weights: Path, stamp: object) -> str:  # stamp only tells old answers from new ones
+    size = weights.stat().st_size
     digest = hashlib.sha256(size.to_bytes(8, "little"))
     stride = max(_SAMPLE_BYTES, size // _SAMPLES)
     with weights.open("rb") as file:

@@ -66,6 +66,15 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     return Header(_check_tensors(path, entries, size - 8 - length), metadata)
 
 
+def file_stamp(path: str | os.PathLike[str]) -> tuple[int, ...]:
+    """Changes with the file (or link's target) at `path`; () where there is none. For what is remembered of a file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_mode
+
+
 def _check_start(path: Path, start: bytes, size: int) -> None:
     if len(start) < 8:
         raise ModuleFileError(f"{path}: has {size} bytes, too few for a .safetensors file; it is empty or truncated")

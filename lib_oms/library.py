@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lib_oms import catalogue
 from lib_oms.errors import ModuleFileError, SettingError
+from lib_oms.header import file_stamp
 from lib_oms.module_files import (
     CONFIG_NAME,
     FP16_WEIGHTS_NAME,
@@ -205,21 +206,13 @@ def _facts(path: Path, name: str, stamp: object) -> ModuleEntry:  # stamp only t
 
 def _stamp(path: Path) -> tuple[tuple[int, ...], ...]:
     """Changes with every file that a module is told by."""
-    return tuple(map(_state, _told_by(path)))
+    return tuple(map(file_stamp, _told_by(path)))
 
 
 def _told_by(path: Path) -> list[Path]:
     folders = (path, path / MODULE_FOLDER)
     files = [folder / name for folder in folders for name in (CONFIG_NAME, WEIGHTS_NAME, FP16_WEIGHTS_NAME)]
     return [*folders, *files, path / _INDEX_NAME]
-
-
-def _state(path: Path) -> tuple[int, ...]:
-    try:
-        status = path.stat()
-    except OSError:
-        return ()
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_mode
 
 
 def _refuse_links(path: Path, root: Path) -> None:

@@ -14,7 +14,6 @@ READY = "ready"
 NEEDS_TEXT_ENCODER = "needs text encoder"
 NOT_DOWNLOADED = "not downloaded"
 BROKEN = "broken"
-LATENTS_NAMES = {"sd": "SD1/SD2", "sdxl": "SDXL"}
 
 
 @dataclass(frozen=True)

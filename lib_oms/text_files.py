@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from lib_oms.errors import ModuleFileError
-from lib_oms.header import FLOATS, read_header
+from lib_oms.header import FLOATS, file_stamp, read_header
 from lib_oms.module_files import read_json
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model.fp16.safetensors")
@@ -145,13 +145,12 @@ def _tokenizer(folder: Path, pad_token: str | None, stamp: object) -> Any:  # st
         raise ModuleFileError(f"{folder}: cannot read the tokenizer: {error}") from error
 
 
-def _stamp(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
+def _stamp(folder: Path) -> tuple[tuple[Any, ...], ...]:
     """Changes with every file in `folder`."""
     try:
-        found = [(entry.name, entry.stat()) for entry in os.scandir(folder)]
+        return tuple((name, *file_stamp(folder / name)) for name in sorted(os.listdir(folder)))
     except OSError:
         return ()
-    return tuple(sorted((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in found))
 
 
 def _check_tokenizer(folder: Path) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from lib_oms import catalogue
 from lib_oms.clip_tokenizer import ClipTokenizer, find_vocabulary
 from lib_oms.errors import ModuleFileError, OMSError
-from lib_oms.header import FLOATS, read_header
+from lib_oms.header import FLOATS, file_stamp, read_header
 from lib_oms.library import TEXT_ENCODERS_FOLDER, ModuleEntry, describe, own_folder
 from lib_oms.module_files import read_json
 from lib_oms.openclip import TextTower, find_tower
@@ -113,11 +113,7 @@ def checkpoint_tower(path: str | os.PathLike[str]) -> TextTower | None:
 
     Remembered until the file changes.
     """
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return _tower_of(os.fspath(path), (status.st_size, status.st_mtime_ns, status.st_ino))
+    return _tower_of(os.fspath(path), file_stamp(path))
 
 
 def load_checkpoint_encoder(
@@ -271,11 +267,7 @@ def _count_tokens(folder: Path) -> int:
     """How many tokens a tokenizer folder's vocabulary has; 0 where it has none, or one that is no CLIP's."""
     if not (folder / "merges.txt").is_file():
         return 0
-    try:
-        status = (folder / "vocab.json").stat()
-        return _tokens_in(folder / "vocab.json", (status.st_size, status.st_mtime_ns))
-    except OSError:
-        return 0
+    return _tokens_in(folder / "vocab.json", file_stamp(folder / "vocab.json"))
 
 
 @lru_cache(maxsize=64)

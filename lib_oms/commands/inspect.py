@@ -8,11 +8,12 @@ from collections import Counter
 from pathlib import Path
 
 from lib_oms import places
+from lib_oms.catalogue import LATENTS_NAMES
 from lib_oms.errors import ModuleFileError
 from lib_oms.fingerprint import fingerprint
 from lib_oms.header import Header, read_header
 from lib_oms.library import UNKNOWN, describe
-from lib_oms.listing import LATENTS_NAMES, human_size, state
+from lib_oms.listing import human_size, state
 from lib_oms.module_files import ModuleFile, inspect_module
 from lib_oms.text import KINDS, holds_encoder
 from lib_oms.text_sources import checkpoint_tower

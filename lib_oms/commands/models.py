@@ -7,7 +7,8 @@ import json
 from dataclasses import asdict
 
 from lib_oms import places
-from lib_oms.listing import LATENTS_NAMES, READY, human_size, listing
+from lib_oms.catalogue import LATENTS_NAMES
+from lib_oms.listing import READY, human_size, listing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

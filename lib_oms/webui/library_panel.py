@@ -8,8 +8,9 @@ from typing import Any
 
 import gradio as gr
 
+from lib_oms.catalogue import LATENTS_NAMES
 from lib_oms.errors import OMSError
-from lib_oms.listing import LATENTS_NAMES, NOT_DOWNLOADED, READY, Listed, human_size, listing
+from lib_oms.listing import NOT_DOWNLOADED, READY, Listed, human_size, listing
 from lib_oms.webui import downloading, offer, sources
 
 _HEAD = ("Name", "Latents", "Text encoder", "Size", "State")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from lib_oms import library
+from lib_oms.catalogue import LATENTS_NAMES
 from lib_oms.errors import ModuleFileError, SettingError
 from lib_oms.fingerprint import fingerprint
 from lib_oms.library import ModuleEntry
@@ -12,7 +13,6 @@ from lib_oms.settings import AUTOMATIC
 from lib_oms.webui import host
 from lib_oms.webui.first_step import NotApplicable
 
-LATENTS_NAMES = {"sd": "SD1.x and SD2.x", "sdxl": "SDXL"}
 _labelled = re.compile(r"(?P<name>.+) \[(?P<fingerprint>[0-9a-f]{10})\]", re.DOTALL)
 
 
