@@ -80,6 +80,21 @@ def test_download_fails_is_cancelled_and_succeeds(ui: WebUIPage, hub: Hub, demo:
     assert not (demo.modules / NAME).exists()
     hub.repositories[ENCODERS[1]][ENCODER_WEIGHTS] = hub.repositories[ENCODERS[1]][ENCODER_WEIGHTS][:-30_000_000]
 
+    hub.slow = 0.5
+    hub.repositories[ENCODERS[1]][ENCODER_WEIGHTS] += b"\0" * 30_000_000
+    press_download(ui, before="start it again")
+    bar = ui.find("oms_download_status", "[role=progressbar]")
+    bar.wait_for()
+    ui.page.reload()
+    bar.wait_for(state="attached")  # a download goes on when its page is loaded again, and is seen there
+    ui.open_accordion()
+    ui.find("oms_library", ".label-wrap").click()
+    ui.find("oms_download_cancel").click()
+    ui.page.get_by_text("start it again to continue").first.wait_for()
+    hub.slow = 0
+    hub.repositories[ENCODERS[1]][ENCODER_WEIGHTS] = hub.repositories[ENCODERS[1]][ENCODER_WEIGHTS][:-30_000_000]
+
+    ui.choose("oms_download_name", NAME)
     press_download(ui, before="start it again")
     ui.page.get_by_text(f"{NAME} is there.").first.wait_for()
     ui.page.wait_for_function("document.querySelector('#oms_library_table').innerText.includes('ready')")

@@ -34,6 +34,11 @@ class Job:
     def running(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
+    @property
+    def running_name(self) -> str:
+        """What is being downloaded; empty where nothing is."""
+        return self.name if self.running else ""
+
     def start(self, name: str) -> None:
         """Starts a download, unless one is running."""
         with self._lock:

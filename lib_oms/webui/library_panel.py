@@ -40,7 +40,10 @@ def build(module_dropdown: gr.Dropdown, refresh: gr.Button, *, unfold: bool) -> 
             start = gr.Button("Download", elem_id="oms_download")
             cancel = gr.Button("Cancel download", elem_id="oms_download_cancel")
         status = gr.HTML("", elem_id="oms_download_status")
+        # Filled as the page is loaded: a download goes on without its page, and a new page must show it.
+        running = gr.Textbox(lambda: downloading.JOB.running_name, visible=False, elem_id="oms_download_running")
     start.click(fn=_download, inputs=[name], outputs=[status, shown, module_dropdown], show_progress=False)
+    running.change(fn=_watch, inputs=[], outputs=[status, shown, module_dropdown], show_progress=False)
     cancel.click(fn=downloading.JOB.cancel, inputs=[], outputs=[], queue=False, show_progress=False)
     refresh.click(fn=table, inputs=[], outputs=[shown], show_progress=False)
 
@@ -72,8 +75,12 @@ def _row(cells: Iterable[str], tag: str) -> str:
 
 
 def _download(name: Any) -> Iterator[tuple[Any, Any, Any]]:
+    downloading.JOB.start(str(name))
+    yield from _watch()
+
+
+def _watch() -> Iterator[tuple[Any, Any, Any]]:
     job = downloading.JOB
-    job.start(str(name))
     for told in job.watch():
         yield _status(told, job), gr.update(), gr.update()
     yield _status(job.told, job), table(), gr.update(choices=offer.choices())
