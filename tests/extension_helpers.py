@@ -34,7 +34,7 @@ from pathlib import Path
 
 import gradio as gr
 import torch
-from modules import script_callbacks, scripts, sd_samplers, shared
+from modules import script_callbacks, scripts, sd_samplers, sd_samplers_impl, shared
 from modules.sd_samplers_common import SamplerData
 from modules.sd_samplers_kdiffusion import KDiffusionSampler
 from safetensors.torch import save_file
@@ -60,6 +60,25 @@ def own_sigmas(model, x, sigma_min, sigma_max):
     return model(x, torch.tensor(sigma_max))
 
 
+class LateSchedule(KDiffusionSampler):
+    """As reForge's AlterSampler: sample() tells it the schedule, and before that it takes another for granted."""
+
+    scheduler_name = None
+
+    def get_sigmas(self, p, steps):
+        if self.scheduler_name is None:
+            self.scheduler_name = "Normal"
+        asked, p.scheduler = p.scheduler, self.scheduler_name
+        try:
+            return super().get_sigmas(p, steps)
+        finally:
+            p.scheduler = asked
+
+    def sample(self, p, x, conditioning, unconditional_conditioning, steps=None, image_conditioning=None):
+        self.scheduler_name = p.scheduler
+        return super().sample(p, x, conditioning, unconditional_conditioning, steps, image_conditioning)
+
+
 class Mute(KDiffusionSampler):
     """Does not say where it starts."""
 
@@ -78,8 +97,13 @@ class OwnWay(Mute):
         return None
 
 
-for name, cls in (("Own sigmas", OwnSigmas), ("Mute", Mute), ("Own way", OwnWay)):
-    data = SamplerData(name, lambda model, cls=cls: cls(own_sigmas, model), [], {})
+for name, cls, func in (
+    ("Own sigmas", OwnSigmas, own_sigmas),
+    ("Late schedule", LateSchedule, sd_samplers_impl.euler),
+    ("Mute", Mute, own_sigmas),
+    ("Own way", OwnWay, own_sigmas),
+):
+    data = SamplerData(name, lambda model, cls=cls, func=func: cls(func, model), [], {})
     if name not in sd_samplers.all_samplers_map:
         sd_samplers.all_samplers.append(data)
         sd_samplers.all_samplers_map[name] = data

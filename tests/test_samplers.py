@@ -16,7 +16,8 @@ pytest.importorskip("gradio")
 
 MODULE = "untrained"
 TIMESTEP_SAMPLERS = ["DDIM", "PLMS", "UniPC"]
-SIGMA_SAMPLERS = ["DPM++ 2M", "Euler a", "Euler", "Heun", "LCM", "Own sigmas"]  # the last one stands for DPM adaptive
+# The last two stand for DPM adaptive and for those of reForge that are told the schedule late.
+SIGMA_SAMPLERS = ["DPM++ 2M", "Euler a", "Euler", "Heun", "LCM", "Own sigmas", "Late schedule"]
 VARIANTS = {
     "plain": {},
     "batch of 3": {"batch_size": 3},

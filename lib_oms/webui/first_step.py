@@ -31,7 +31,7 @@ def first_step(p: Any) -> FirstStep:
     Raises NotApplicable where there is none, where it cannot be known, or where the step would vanish.
     """
     sampler = p.sampler
-    with _infotext_kept(p):
+    with _infotext_kept(p), _schedule_told(p, sampler):
         if callable(getattr(sampler, "get_sigmas", None)):
             first, last = _of_sigmas(p, sampler)
         elif callable(getattr(sampler, "get_timesteps", None)):
@@ -57,6 +57,21 @@ def _infotext_kept(p: Any) -> Iterator[None]:
     finally:
         p.extra_generation_params.clear()
         p.extra_generation_params.update(kept)
+
+
+@contextmanager
+def _schedule_told(p: Any, sampler: Any) -> Iterator[None]:
+    """reForge tells its own samplers (forge_alter_samplers.py) the schedule in their sample(); asked before that they
+    answer for another. Forge Classic's of that name have one from the start.
+    """
+    if getattr(sampler, "scheduler_name", "") is not None:
+        yield
+        return
+    sampler.scheduler_name = getattr(p, "scheduler", None)
+    try:
+        yield
+    finally:
+        sampler.scheduler_name = None
 
 
 def _unknown(p: Any) -> NotApplicable:
