@@ -83,6 +83,19 @@ def _forge_objects(prediction_type: str) -> SimpleNamespace:
     return SimpleNamespace(unet=SimpleNamespace(model=SimpleNamespace(predictor=predictor)))
 
 
+class CONST:
+    """reForge's mixin of schedules of flow models."""
+
+
+class ModelSamplingAdvanced(CONST):
+    pass
+
+
+def _patched(schedule: object) -> SimpleNamespace:
+    """What reForge keeps of a loaded model, with a schedule that a script has put over the model's own."""
+    return SimpleNamespace(unet=SimpleNamespace(object_patches={"model_sampling": schedule}))
+
+
 def x0hat(module: OMSModule, noise: torch.Tensor, prompt: str, scale: float = 1.0, negative: str = "") -> torch.Tensor:
     with torch.no_grad():
         count = len(noise)
@@ -286,6 +299,8 @@ def test_it_is_not_offered_for_img2img(webui: WebUI) -> None:
         ({"is_sd1": False, "is_sdxl": False}, None),
         ({"is_sd1": True, "forge_objects": _forge_objects("const")}, None),
         ({"is_sd1": True, "forge_objects": _forge_objects("v_prediction")}, "sd"),
+        ({"is_sdxl": True, "forge_objects": _patched(ModelSamplingAdvanced())}, None),
+        ({"is_sdxl": True, "forge_objects": _patched(object())}, "sdxl"),
     ],
 )
 def test_latents_by_what_a_real_hosts_model_says_of_itself(webui: WebUI, facts: dict, latents: str | None) -> None:

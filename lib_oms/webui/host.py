@@ -68,10 +68,15 @@ def latents_of(model: Any) -> str | None:
 
 
 def _is_flow(model: Any) -> bool:
-    """Forge's model_type says EPS even for flow models; their predictor tells the truth."""
+    """Forge's model_type says EPS even for flow models; their predictor tells the truth. In reForge a script can make
+    the loaded model sample as a flow model: what it puts over the model's own schedule is a CONST (model_sampling.py).
+    """
     unet = getattr(getattr(model, "forge_objects", None), "unet", None)
     predictor = getattr(getattr(unet, "model", None), "predictor", None)
-    return getattr(predictor, "prediction_type", None) == "const"
+    if getattr(predictor, "prediction_type", None) == "const":
+        return True
+    replaced = (getattr(unet, "object_patches", None) or {}).get("model_sampling")
+    return any(cls.__name__ == "CONST" for cls in type(replaced).__mro__)
 
 
 def _scale_factor(model: Any) -> float | None:
