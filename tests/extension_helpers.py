@@ -188,7 +188,7 @@ class Made:
     @property
     def pixels(self) -> list[bytes]:
         """The pictures without what is written in their files."""
-        return [Image.open(io.BytesIO(base64.b64decode(image))).tobytes() for image in self.images]
+        return [Image.open(io.BytesIO(base64.b64decode(image))).convert("RGB").tobytes() for image in self.images]
 
     @property
     def infotext(self) -> str:
