@@ -238,12 +238,15 @@ class WebUI:
     def options(self, **values: Any) -> None:
         requests.post(f"{self.url}/sdapi/v1/options", json=values, timeout=60).raise_for_status()
 
-    def txt2img(self, *oms: Any, state: str = "", **fields: Any) -> Made:
-        """One request; `oms` are the extension's arguments. Raises RequestFailed with the host's message."""
+    def txt2img(self, *oms: Any, state: str = "", scripts: dict[str, Any] | None = None, **fields: Any) -> Made:
+        """One request; `oms` are the extension's arguments, `scripts` other always-on scripts with theirs. Raises
+        RequestFailed with the host's message.
+        """
         body = {
             **{"prompt": "a red circle", "steps": STEPS, "width": SIZE, "height": SIZE, "seed": 7, "cfg_scale": 3},
             **fields,
             "alwayson_scripts": {"Watcher": {"args": [state]}}
+            | {name: {"args": args} for name, args in (scripts or {}).items()}
             | ({"one more step": {"args": list(oms)}} if oms else {}),
         }
         before = self._count()

@@ -370,6 +370,30 @@ def test_real_lora_changes_the_picture_and_not_the_step(
     assert webui.txt2img(True, "Automatic", sampler_name="Euler").pixels == without.pixels
 
 
+def test_real_controlnet_steers_the_picture_and_not_the_step(
+    webui: WebUI, module: OMSModule, alphas_cumprod: torch.Tensor
+) -> None:
+    if not isinstance(webui, RealWebUI):
+        pytest.skip("the miniature WebUI has no ControlNet")
+    answer = webui.get("/controlnet/model_list")
+    models = [name for name in answer.json()["model_list"] if name != "None"] if answer.status_code == 200 else []
+    if not models:
+        pytest.skip("this WebUI has no ControlNet, or no model for it")
+    shape = io.BytesIO()
+    Image.radial_gradient("L").convert("RGB").save(shape, "PNG")
+    image = base64.b64encode(shape.getvalue()).decode()
+    control = {"ControlNet": [{"enabled": True, "module": "None", "model": models[0], "image": image, "weight": 1.0}]}
+    noise = noise_of(webui)
+    without = webui.txt2img(True, "Automatic", "night", sampler_name="Euler")
+    made = webui.txt2img(True, "Automatic", "night", sampler_name="Euler", scripts=control)
+    (seen,) = made.seen
+    assert_close(webui, seen.x, expected_latent(module, noise, "night", seen.level, alphas_cumprod), "ControlNet")
+    assert "ControlNet 0: " in made.infotext
+    assert "OMS: True" in made.infotext
+    assert made.pixels[0] != without.pixels[0], "the ControlNet has an effect here"
+    assert webui.txt2img(True, "Automatic", "night", sampler_name="Euler").pixels == without.pixels
+
+
 def test_real_sdxl_lends_its_text_encoders(webui: WebUI) -> None:
     """tests/test_manners.py has the numbers; here it is that the main prompt's business stays out of it, and that
     nothing of ours stays in the host.
