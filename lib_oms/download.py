@@ -111,8 +111,10 @@ def _has_encoder(module: catalogue.Published, root: Path, places: Places) -> boo
     kind = module.text_encoder
     if kind in places.will_lend:
         return True
-    width = catalogue.TEXT_ENCODERS[kind].width
-    entry = ModuleEntry(module.name, root / module.name, module.latents, kind, 0, width=width)
+    entry = describe(root / module.name)
+    if entry.problem is not None:  # not there yet
+        width = catalogue.TEXT_ENCODERS[kind].width
+        entry = ModuleEntry(module.name, root / module.name, module.latents, kind, 0, width=width)
     return state(entry, replace(places, folders=(root, *places.folders)))[0] == READY
 
 

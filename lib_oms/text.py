@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from lib_oms.errors import ModuleFileError, OMSError
 from lib_oms.prompt import parse_prompt
-from lib_oms.text_files import has_vocabulary, load_model, load_tokenizer, weights_name
+from lib_oms.text_files import has_vocabulary, load_model, load_tokenizer, model_width, weights_name
 from lib_oms.tower import POSITIONS, TextTower, Tower
 
 CACHED_CHUNKS = 128  # 40 MB of ViT-H, 81 MB of mixclip, in float32
@@ -222,6 +222,16 @@ def load_text_encoder(folder: str | Path, kind: str, dtype: torch.dtype | None =
 def holds_encoder(folder: Path, kind: str) -> bool:
     """Whether `folder` holds all files of a text encoder of this kind; their content is not looked at."""
     return _prefix(folder, kind) is not None
+
+
+def encoder_width(folder: Path, kind: str) -> int:
+    """D of the text encoder of this kind that `folder` holds, told by its files' headers.
+
+    Raises:
+        ModuleFileError: they are broken; says which.
+    """
+    prefix = _find_prefix(folder, kind)
+    return sum(model_width(folder / f"{prefix}text_encoder{part}") for part in _PARTS[kind])
 
 
 def _prefix(folder: Path, kind: str) -> str | None:

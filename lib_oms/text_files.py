@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from lib_oms.errors import ModuleFileError
-from lib_oms.header import FLOATS, file_stamp, read_header
+from lib_oms.header import FLOATS, Header, file_stamp, read_header
 from lib_oms.module_files import read_json
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model.fp16.safetensors")
@@ -50,6 +50,25 @@ def has_vocabulary(folder: Path) -> bool:
     return pair or (folder / "tokenizer.json").is_file()
 
 
+def model_width(folder: Path) -> int:
+    """Width of the hidden states of the text model in `folder`, told by the headers of its weights alone.
+
+    Raises:
+        ModuleFileError: they are broken, or are of no CLIP text model.
+    """
+    return _model_width(folder, _stamp(folder))
+
+
+@lru_cache(maxsize=1024)
+def _model_width(folder: Path, stamp: object) -> int:  # stamp only tells old answers from new ones
+    weights = weights_name(folder) or WEIGHTS[0]
+    for _, header in _headers(folder, weights):
+        for name, info in header.tensors.items():
+            if name.removeprefix(_PREFIX) == "embeddings.token_embedding.weight" and len(info.shape) == 2:
+                return info.shape[1]
+    raise ModuleFileError(f"{folder / weights}: holds no CLIP text model")
+
+
 def load_model(folder: Path, *, projection: bool, dtype: torch.dtype | None) -> nn.Module:
     """The CLIP text model in a folder of transformers' layout, on the CPU; float32 if no dtype is given.
 
@@ -64,7 +83,12 @@ def load_model(folder: Path, *, projection: bool, dtype: torch.dtype | None) -> 
             raise ModuleFileError(f"{folder}/config.json is of a {model_type!r:.99} model; a CLIP text model is needed")
         if model_type == "clip":
             config = config.get("text_config")
-        names = _tensor_files(folder, weights)
+        names = {
+            name: file
+            for file, header in _headers(folder, weights)
+            for name, info in header.tensors.items()
+            if info.dtype in FLOATS
+        }
     except ModuleFileError as error:
         raise ModuleFileError(f"{folder}: cannot read {weights} with its config.json: {error}") from error
     return build_model(
@@ -196,8 +220,8 @@ def _fill_positions(model: nn.Module, source: str) -> None:
         owner.position_ids = torch.arange(buffer.shape[-1]).expand(tuple(buffer.shape))
 
 
-def _tensor_files(folder: Path, weights: str) -> dict[str, Path]:
-    """Which file each tensor is in; all headers are checked."""
+def _headers(folder: Path, weights: str) -> list[tuple[Path, Header]]:
+    """The files that hold the tensors, with their headers, all checked."""
     files = [folder / weights]
     if weights.endswith(".index.json"):
         listed = read_json(folder / weights).get("weight_map")
@@ -205,12 +229,7 @@ def _tensor_files(folder: Path, weights: str) -> dict[str, Path]:
         if not parts or not all(_PART_NAME.fullmatch(part) for part in parts):
             raise ModuleFileError(f"{folder / weights}: names no .safetensors files of this folder")
         files = [folder / part for part in sorted(parts)]
-    found = {}
-    for file in files:
-        for name, info in read_header(file).tensors.items():
-            if info.dtype in FLOATS:
-                found[name] = file
-    return found
+    return [(file, read_header(file)) for file in files]
 
 
 def _is_text(value: object) -> bool:

@@ -24,7 +24,7 @@ from lib_oms.header import FLOATS, file_stamp, read_header
 from lib_oms.library import TEXT_ENCODERS_FOLDER, ModuleEntry, describe, own_folder
 from lib_oms.module_files import read_json
 from lib_oms.openclip import TextTower, find_tower
-from lib_oms.text import OpenCLIPEncoder, TextEncoder, holds_encoder, load_text_encoder
+from lib_oms.text import OpenCLIPEncoder, TextEncoder, encoder_width, holds_encoder, load_text_encoder
 from lib_oms.text_files import build_model, load_tokenizer
 
 _PAD = "!"  # token 0, with which SD2.x's tokenizer fills up
@@ -76,7 +76,7 @@ class Finder:
     def __init__(self, places: Places) -> None:
         self._places = places
         self._shared: dict[tuple[str, int], TextSource | None] = {}
-        self._tried: dict[str, list[str]] = {}
+        self._tried: dict[tuple[str, int], list[str]] = {}
 
     def find(self, entry: ModuleEntry) -> TextSource:
         """Where `entry`'s text encoder comes from; headers and folders are looked at, no tensor is read.
@@ -92,14 +92,20 @@ class Finder:
             )
         own = own_folder(entry.path)
         if holds_encoder(own, kind):
+            wrong = _wrong_in(own, kind, width)
+            if wrong:
+                raise ModuleFileError(
+                    f"the OMS module {entry.name!r} cannot use its own text encoder: {wrong}. Put the right one there, "
+                    "or delete it and press Download in the accordion"
+                )
             return _folder_source(own, kind)
         if (kind, width) not in self._shared:
             self._shared[kind, width] = _shared_source(kind, width, self._places)
         source = self._shared[kind, width]
         if source is None:
-            if kind not in self._tried:
-                self._tried[kind] = _shared_places(kind, self._places)
-            raise ModuleFileError(_nowhere(entry, [str(own), *self._tried[kind]]))
+            if (kind, width) not in self._tried:
+                self._tried[kind, width] = _shared_places(kind, width, self._places)
+            raise ModuleFileError(_nowhere(entry, [str(own), *self._tried[kind, width]]))
         return source
 
 
@@ -146,6 +152,15 @@ def find_tokenizer(vocabulary: int, places: Places) -> Callable[[], Any] | None:
     return None if packaged is None else lambda: ClipTokenizer(packaged, vocabulary, _PAD)
 
 
+def _wrong_in(folder: Path, kind: str, width: int) -> str:
+    """Why the text encoder in `folder` cannot be used for psi of this width, by its headers; empty where it can."""
+    try:
+        its = encoder_width(folder, kind)
+    except ModuleFileError as error:
+        return str(error)
+    return "" if its == width else f"that in {folder} is of width {its}, the module reads {width}"
+
+
 def _folder_source(folder: Path, kind: str) -> TextSource:
     return TextSource(kind, str(folder), lambda dtype: load_text_encoder(folder, kind, dtype))
 
@@ -153,7 +168,7 @@ def _folder_source(folder: Path, kind: str) -> TextSource:
 def _shared_source(kind: str, width: int, places: Places) -> TextSource | None:
     """What serves every module that reads this text and has no encoder of its own."""
     for folder in _shared_folders(kind, width, places):
-        if holds_encoder(folder, kind):
+        if holds_encoder(folder, kind) and not _wrong_in(folder, kind, width):
             return _folder_source(folder, kind)
     return _from_openclip(width, places) if kind == "openclip" else None
 
@@ -279,9 +294,13 @@ def _tokens_in(vocabulary: Path, stamp: tuple[int, ...]) -> int:  # stamp only t
     return len(words) if words.get(_PAD) == 0 else 0
 
 
-def _shared_places(kind: str, places: Places) -> list[str]:
+def _shared_places(kind: str, width: int, places: Places) -> list[str]:
     """Where `_shared_source` looks, in words."""
-    tried = [str(root / TEXT_ENCODERS_FOLDER / kind) for root in places.folders]
+    tried = []
+    for root in places.folders:
+        folder = root / TEXT_ENCODERS_FOLDER / kind
+        wrong = _wrong_in(folder, kind, width) if holds_encoder(folder, kind) else ""
+        tried.append(f"{folder} ({wrong})" if wrong else str(folder))
     if kind == "openclip":
         for place in places.checkpoints:
             count = sum(1 for _ in checkpoint_files([place]))

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -71,6 +72,8 @@ def server(published, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**15)
     monkeypatch.setattr(hub, "_PAUSE", 0.01)
+    narrow = replace(catalogue.TEXT_ENCODERS["openclip"], width=VIT_H["hidden_size"])
+    monkeypatch.setitem(catalogue.TEXT_ENCODERS, "openclip", narrow)
     sleep = time.sleep  # newer clients pause by themselves, too
     monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.02)))
     forget = getattr(huggingface_hub.utils, "reset_sessions", lambda: None)
@@ -130,6 +133,18 @@ def test_the_second_module_takes_no_second_text_encoder(server, root):
     assert [path.name for path in get(root, "oms_b_openclip_xl")] == ["oms_b_openclip_xl"]
     assert not any("stable-diffusion-2" in path for _, path, _ in server.requests)
     assert [(entry.name, entry.latents) for entry in scan([root])] == [(NAME, "sd"), ("oms_b_openclip_xl", "sdxl")]
+
+
+def test_a_text_encoder_that_was_cut_off_is_taken_again(server, root, published):
+    get(root)
+    weights = root / "text_encoders" / "openclip" / ENCODER_WEIGHTS
+    weights.write_bytes(published[ENCODERS[1]][ENCODER_WEIGHTS][:-10])
+    (line,) = (line for line in listing(Places((root,))) if line.name == NAME)
+    assert line.state == "needs text encoder"
+    assert "is truncated" in line.why
+    assert [path.name for path in get(root)] == ["openclip"]
+    assert weights.read_bytes() == published[ENCODERS[1]][ENCODER_WEIGHTS]
+    assert get(root) == []
 
 
 def test_a_repository_of_one_file_is_taken_too(server, root):

@@ -13,6 +13,7 @@ from text_helpers import BEGIN, END, MERGES, VIT_H, text_model, tokenizer, vocab
 from lib_oms import clip_tokenizer
 from lib_oms.errors import ModuleFileError
 from lib_oms.library import scan
+from lib_oms.listing import NEEDS_TEXT_ENCODER, READY, state
 from lib_oms.module import OMSModule
 from lib_oms.openclip import CHECKPOINT_PREFIX, find_tower
 from lib_oms.text import OpenCLIPEncoder, load_text_encoder
@@ -290,6 +291,34 @@ def test_another_width_is_no_source(tmp_path, trained, checkpoint):
     write_encoder(tmp_path / "other", trained)
     with pytest.raises(ModuleFileError, match="needs its text encoder"):
         find_source(entry, Places((tmp_path,), (checkpoint,)))
+
+
+def test_a_text_encoder_that_does_not_fit_is_found_out_by_its_header(tmp_path, trained):
+    """Not only when it is loaded: the list must not say ready of what the request then refuses."""
+    entry = published(tmp_path, width=64)
+    places = Places((tmp_path,))
+    shared = write_encoder(tmp_path / "text_encoders" / "openclip", trained)
+    assert state(entry, places)[0] == NEEDS_TEXT_ENCODER
+    assert f"that in {shared} is of width {WIDTH}, the module reads 64" in state(entry, places)[1]
+
+    right = published(tmp_path, "right")
+    assert state(right, places) == (READY, str(shared))
+    weights = shared / "text_encoder" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100])
+    assert state(right, places)[0] == NEEDS_TEXT_ENCODER
+    assert "is truncated" in state(right, places)[1]
+    save_file({"x": torch.zeros(1)}, weights)
+    assert "holds no CLIP text model" in state(right, places)[1]
+    weights.write_bytes(whole)
+    assert state(right, places) == (READY, str(shared))
+
+    # Its own counts before any other: another one instead would make other pictures.
+    own = write_encoder(tmp_path / "right", trained)
+    (own / "text_encoder" / "model.safetensors").write_bytes(whole[:-100])
+    assert state(right, places)[0] == NEEDS_TEXT_ENCODER
+    assert "cannot use its own text encoder" in state(right, places)[1]
+    assert "delete it and press Download" in state(right, places)[1]
 
 
 def test_the_packages_vocabulary_serves_a_checkpoint(tmp_path, checkpoint, monkeypatch):
