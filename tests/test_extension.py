@@ -22,6 +22,7 @@ from text_helpers import VIT_H, text_model
 
 from lib_oms.embedded.make import write_untrained
 from lib_oms.module import OMSModule
+from lib_oms.openclip import find_tower
 
 pytest.importorskip("gradio")
 
@@ -352,22 +353,48 @@ def test_names_that_are_no_names_are_refused_alike(webui: WebUI, name: str) -> N
     assert len(str(caught.value)) < 1000
 
 
-def test_the_text_encoder_of_a_loaded_sd2(webui: WebUI) -> None:
-    """As A1111 holds it, with a LoRA's changes on two of its layers."""
-    from lib_oms.webui import sources
-
+def openclip_tower() -> torch.nn.Module:
+    """SD2.x's text model in small, as A1111 holds it: OpenCLIP's, whose token embedding lies in one that knows textual
+    inversions (modules/sd_hijack.py, EmbeddingsWithFixes).
+    """
+    width = 128
     with torch.device("cpu"):
         tower = torch.nn.Module()
-        tower.attn = torch.nn.MultiheadAttention(8, 2)
-        tower.mlp = torch.nn.Linear(8, 8)
-        tower.plain = torch.nn.Linear(8, 8)
-    kept = {name: tensor.clone() for name, tensor in tower.state_dict().items()}
-    tower.attn.network_weights_backup = (kept["attn.in_proj_weight"], kept["attn.out_proj.weight"])
-    tower.mlp.network_weights_backup, tower.mlp.network_bias_backup = kept["mlp.weight"], kept["mlp.bias"]
+        tower.positional_embedding = torch.nn.Parameter(torch.randn(77, width))
+        tower.text_projection = torch.nn.Parameter(torch.randn(width, width))
+        tower.token_embedding = torch.nn.Module()
+        tower.token_embedding.wrapped = torch.nn.Embedding(519, width)
+        tower.transformer = torch.nn.Module()
+        tower.transformer.resblocks = torch.nn.ModuleList()
+        for _ in range(3):
+            block = torch.nn.Module()
+            block.ln_1, block.ln_2 = torch.nn.LayerNorm(width), torch.nn.LayerNorm(width)
+            block.attn = torch.nn.MultiheadAttention(width, 2)
+            block.mlp = torch.nn.Sequential()
+            block.mlp.add_module("c_fc", torch.nn.Linear(width, 2 * width))
+            block.mlp.add_module("gelu", torch.nn.GELU())
+            block.mlp.add_module("c_proj", torch.nn.Linear(2 * width, width))
+            tower.transformer.resblocks.append(block)
+        tower.ln_final = torch.nn.LayerNorm(width)
+    return tower
+
+
+def test_the_text_encoder_of_a_loaded_sd2(webui: WebUI) -> None:
+    """As A1111 holds it, with a LoRA's changes on an attention and on a layer; the names are a checkpoint's."""
+    from lib_oms.webui import sources
+
+    tower = openclip_tower()
+    kept = {name.replace(".wrapped", ""): tensor.clone() for name, tensor in tower.state_dict().items()}
+    block = tower.transformer.resblocks[1]
+    # extensions-builtin/Lora/networks.py, network_apply_weights: of an attention, the bias is that of its out_proj.
+    changed = [block.attn.in_proj_weight, block.attn.out_proj.weight, block.attn.out_proj.bias]
+    block.attn.network_weights_backup = tuple(tensor.detach().clone() for tensor in changed[:2])
+    block.attn.network_bias_backup = changed[2].detach().clone()
+    block.mlp.c_fc.network_weights_backup = block.mlp.c_fc.weight.detach().clone()
+    block.mlp.c_fc.network_bias_backup = block.mlp.c_fc.bias.detach().clone()
     with torch.no_grad():
-        for parameter in (*tower.attn.parameters(), *tower.mlp.parameters()):
-            if parameter is not tower.attn.in_proj_bias and parameter is not tower.attn.out_proj.bias:
-                parameter.add_(1)
+        for parameter in (*changed, *block.mlp.c_fc.parameters()):
+            parameter.add_(1)
     model = SimpleNamespace(
         is_sd2=True,
         sd_checkpoint_info=SimpleNamespace(filename="/models/v2.ckpt"),
@@ -377,6 +404,7 @@ def test_the_text_encoder_of_a_loaded_sd2(webui: WebUI) -> None:
     assert loaded.shapes == {name: tuple(tensor.shape) for name, tensor in kept.items()}
     for name, tensor in kept.items():
         assert torch.equal(loaded.tensor(name), tensor), name
+    assert find_tower(loaded.shapes, "").layers == 2, "the last of its layers is not run"
     model.sd_checkpoint_info.filename = "/models/v2.safetensors"
     assert sources.loaded_openclip(model) is None, "then it is read from its file"
     assert str(sources.host.checkpoint_places(model)[0]) == "/models/v2.safetensors"

@@ -66,15 +66,14 @@ def _of_forge(model: Any, name: str) -> LoadedModel | None:
 
 
 def _without_lora(tower: nn.Module) -> dict[str, torch.Tensor]:
-    """The weights; where A1111's Lora extension has changed one, the copy that it keeps of it."""
+    """The weights by OpenCLIP's names; where A1111's Lora extension has changed one, the copy that it keeps of it."""
     tensors = {name: tensor for name, tensor in tower.state_dict().items() if tensor.device.type != "meta"}
     for name, part in tower.named_modules():
-        kept = getattr(part, "network_weights_backup", None)
-        if isinstance(kept, tuple) and len(kept) == 2:  # an attention's
-            tensors[f"{name}.in_proj_weight"], tensors[f"{name}.out_proj.weight"] = kept
-        elif isinstance(kept, torch.Tensor):
-            tensors[f"{name}.weight"] = kept
-        bias = getattr(part, "network_bias_backup", None)
-        if isinstance(bias, torch.Tensor):
-            tensors[f"{name}.bias"] = bias
-    return tensors
+        weights, bias = (getattr(part, f"network_{kind}_backup", None) for kind in ("weights", "bias"))
+        kept = {"weight": weights, "bias": bias}
+        if isinstance(part, nn.MultiheadAttention):  # its weights are a pair, and its bias is that of the second
+            into, out = weights or (None, None)
+            kept = {"in_proj_weight": into, "out_proj.weight": out, "out_proj.bias": bias}
+        tensors.update({f"{name}.{key}": tensor for key, tensor in kept.items() if tensor is not None})
+    # A1111 puts the token embedding into one of its own, for textual inversions.
+    return {name.replace(".wrapped.", "."): tensor for name, tensor in tensors.items()}
