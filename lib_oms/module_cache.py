@@ -42,16 +42,19 @@ class ModuleCache:
     ) -> OMSModule:
         """The module of `entry`, read from disk if it is not held; two requests at once read it once.
 
-        `text_encoder`, where given, is used instead of one of the module's own, which is then not read.
+        `text_encoder`, where given, is used instead of one of the module's own, which is then not read. Else it is
+        looked up each time where that comes from: a module with none of its own may read the loaded checkpoint's.
 
         Raises ModuleFileError where it cannot be loaded; what is held stays.
         """
-        key = (entry.path, fingerprint, dtype, id(text_encoder))  # the module holds the encoder, so the id is its own
         with self._lock:
+            source = self._source_of(entry) if text_encoder is None else None
+            # A module holds the encoder that it was given, so the id is its own.
+            key = (entry.path, fingerprint, dtype, id(text_encoder) if source is None else source.where)
             if key not in self._modules:
                 print(f"Loading OMS module {entry.name}")
                 self._make_room(entry)
-                encoder = text_encoder or self._encoder(entry, dtype)
+                encoder = text_encoder if source is None else self._encoder(source, dtype)
                 self._modules[key] = OMSModule.from_pretrained(entry.path, dtype=dtype, text_encoder=encoder)
             self._modules.move_to_end(key)
             return self._modules[key]
@@ -74,8 +77,7 @@ class ModuleCache:
     def _drop(self, key: tuple[Any, ...]) -> None:
         self._let_go(self._modules.pop(key))
 
-    def _encoder(self, entry: ModuleEntry, dtype: torch.dtype) -> TextEncoder:
-        source = self._source_of(entry)
+    def _encoder(self, source: TextSource, dtype: torch.dtype) -> TextEncoder:
         key = (source.where, dtype)
         if key not in self._encoders:
             self._encoders[key] = source.load(dtype)

@@ -5,15 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from module_helpers import tiny_psi, write_module
+from module_helpers import tiny_encoder, tiny_psi, write_module
 from safetensors.torch import load_file, save_file
+from text_helpers import VIT_H
 
 from lib_oms.errors import ModuleFileError
 from lib_oms.fingerprint import fingerprint
 from lib_oms.library import ModuleEntry, scan
 from lib_oms.module import OMSModule
 from lib_oms.module_cache import ModuleCache
-from lib_oms.text_sources import Places, find_source
+from lib_oms.text import TextEncoder
+from lib_oms.text_sources import Places, TextSource, find_source
 
 
 @pytest.fixture
@@ -72,6 +74,28 @@ def test_one_text_encoder_for_both(cache, tmp_path):
     tiny_psi(24, 5, {"oms.text_encoder": "openclip", "oms.latents": "sd"}).save_pretrained(tmp_path / "b.safetensors")
     found = entries(tmp_path)
     assert get(cache, found["a"]).text_encoder is get(cache, found["b"]).text_encoder
+
+
+def test_another_text_encoder_than_before_is_read_and_the_same_one_is_not(tmp_path):
+    """A module without one of its own reads that of the checkpoint that is loaded, which may be another one now."""
+    psi = tiny_psi(VIT_H["hidden_size"], metadata={"oms.text_encoder": "openclip", "oms.latents": "sd"})
+    psi.save_pretrained(tmp_path / "a.safetensors")
+    entry, loads, now = entries(tmp_path)["a"], [], ["one"]
+
+    def load(dtype: torch.dtype) -> TextEncoder:
+        loads.append(now[-1])
+        return tiny_encoder(tmp_path / str(len(loads)))
+
+    cache = ModuleCache(lambda entry: TextSource("openclip", now[-1], load))
+    first = get(cache, entry)
+    assert get(cache, entry) is first
+    now.append("two")
+    second = get(cache, entry)
+    assert get(cache, entry) is second
+    assert second.text_encoder is not first.text_encoder
+    now.append("one")
+    get(cache, entry)
+    assert loads == ["one", "two", "one"]
 
 
 def test_a_file_that_changed_is_read_again_and_replaces_itself(cache, tmp_path):
