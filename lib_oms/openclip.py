@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 CHECKPOINT_PREFIX = "cond_stage_model.model."
+TURBO_PREFIX = "conditioner.embedders.0.model."  # SD Turbo is an SD2.1 in the naming of SDXL's code
 _HEAD = 64  # width of an attention head, in every size of OpenCLIP
 _LAYER = re.compile(r"transformer\.resblocks\.(\d+)\.attn\.in_proj_weight")
 _PARTS = {
@@ -86,7 +87,7 @@ class TextTower:
         return f"{block}attn.in_proj_{kind}", "qkv".index(part.removeprefix("self_attn.")[0])
 
 
-def find_tower(shapes: Mapping[str, tuple[int, ...]], prefix: str = CHECKPOINT_PREFIX) -> TextTower | None:
+def find_tower(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> TextTower | None:
     """OpenCLIP's text tower among tensors of these names and shapes; None where there is none, or not all of it."""
     layers = sum(1 for name in shapes if name.startswith(prefix) and _LAYER.fullmatch(name[len(prefix) :]))
     tokens, positions = (shapes.get(prefix + _WHOLE[name], ()) for name in list(_WHOLE)[:2])

@@ -23,7 +23,7 @@ from lib_oms.errors import ModuleFileError, OMSError
 from lib_oms.header import FLOATS, file_stamp, read_header
 from lib_oms.library import TEXT_ENCODERS_FOLDER, ModuleEntry, describe, own_folder
 from lib_oms.module_files import read_json
-from lib_oms.openclip import TextTower, find_tower
+from lib_oms.openclip import CHECKPOINT_PREFIX, TURBO_PREFIX, TextTower, find_tower
 from lib_oms.text import OpenCLIPEncoder, TextEncoder, encoder_width, holds_encoder, load_text_encoder
 from lib_oms.text_files import build_model, load_tokenizer
 
@@ -247,7 +247,8 @@ def _tower_of(path: str, stamp: tuple[int, ...]) -> TextTower | None:  # stamp o
         header = read_header(path)
     except ModuleFileError:
         return None
-    return find_tower({name: info.shape for name, info in header.tensors.items() if info.dtype in FLOATS})
+    shapes = {name: info.shape for name, info in header.tensors.items() if info.dtype in FLOATS}
+    return find_tower(shapes, CHECKPOINT_PREFIX) or find_tower(shapes, TURBO_PREFIX)
 
 
 def _build(

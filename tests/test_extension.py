@@ -379,7 +379,7 @@ def openclip_tower() -> torch.nn.Module:
     return tower
 
 
-def test_the_text_encoder_of_a_loaded_sd2(webui: WebUI) -> None:
+def test_the_text_encoder_of_a_loaded_sd2(webui: WebUI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As A1111 holds it, with a LoRA's changes on an attention and on a layer; the names are a checkpoint's."""
     from lib_oms.webui import sources
 
@@ -405,9 +405,21 @@ def test_the_text_encoder_of_a_loaded_sd2(webui: WebUI) -> None:
     for name, tensor in kept.items():
         assert torch.equal(loaded.tensor(name), tensor), name
     assert find_tower(loaded.shapes, "").layers == 2, "the last of its layers is not run"
-    model.sd_checkpoint_info.filename = "/models/v2.safetensors"
+    file = tmp_path / "v2.safetensors"
+    model.sd_checkpoint_info.filename = str(file)
+    save_file({"model.diffusion_model.out.2.bias": torch.zeros(4)}, file)
+    assert sources.loaded_openclip(model), "its text encoder came from elsewhere"
+    save_file({f"cond_stage_model.model.{name}": tensor for name, tensor in kept.items()}, file)
     assert sources.loaded_openclip(model) is None, "then it is read from its file"
-    assert str(sources.host.checkpoint_places(model)[0]) == "/models/v2.safetensors"
+    assert sources.host.checkpoint_places(model)[0] == file
+    model.is_sd2 = False
+    assert file not in sources.host.checkpoint_places(model)
+    monkeypatch.setattr(sources.host.shared.cmd_opts, "ckpt", str(file), raising=False)
+    assert file in sources.host.checkpoint_places(model), "which may lie outside of the folders"
+    file.unlink()
+    assert file not in sources.host.checkpoint_places(model)
+    model.is_sd2 = True
+    assert sources.loaded_openclip(model), "its file is gone"
     model.is_sd2 = False
     assert sources.loaded_openclip(model) is None
 

@@ -141,6 +141,17 @@ def test_diffusers_own_conversion_reads_the_same_out_of_a_checkpoint(tmp_path, t
     assert closest(ours.encode(PROMPTS), expected.encode(PROMPTS)) < 1e-5
 
 
+def test_a_checkpoint_in_the_naming_of_sd_turbo(tmp_path, trained, checkpoint):
+    """As generative-models writes it; SDXL's OpenCLIP is embedder 1 there, and that of its refiner wider."""
+    path = tmp_path / "turbo.safetensors"
+    save_file(openclip_tensors(trained, "conditioner.embedders.0.model."), path)
+    expected = load_checkpoint_encoder(checkpoint, tokenizer(tmp_path / "a", "!"))
+    got = load_checkpoint_encoder(path, tokenizer(tmp_path / "b", "!"))
+    assert torch.equal(got.encode(PROMPTS), expected.encode(PROMPTS))
+    save_file(openclip_tensors(trained, "conditioner.embedders.1.model."), path)
+    assert checkpoint_tower(path) is None
+
+
 def test_a_state_dict_that_is_not_whole_is_no_tower(trained):
     shapes = {name: tuple(tensor.shape) for name, tensor in openclip_tensors(trained, "").items()}
     assert find_tower(shapes, "").layers == 3

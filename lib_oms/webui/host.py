@@ -165,12 +165,15 @@ def download_folder() -> Path:
 
 
 def checkpoint_places(model: Any) -> list[Path]:
-    """The loaded model's file, if it is an SD2.x, and the folders of checkpoints."""
+    """The loaded model's file, if it is an SD2.x, that which --ckpt names, and the folders of checkpoints."""
     asked = [getattr(shared.cmd_opts, name, None) for name in ("ckpt_dir", "ckpt_dirs")]
     folders = [path for value in asked for path in (value if isinstance(value, (list, tuple)) else [value]) if path]
     folders.append(Path(paths.models_path) / "Stable-diffusion")
     own = getattr(getattr(model, "sd_checkpoint_info", None), "filename", None)
-    return [*([Path(own)] if own and getattr(model, "is_sd2", False) else []), *map(Path, folders)]
+    named = getattr(shared.cmd_opts, "ckpt", None)  # by default a file that need not be there
+    files = [own] if own and getattr(model, "is_sd2", False) else []
+    files += [named] if named and Path(named).is_file() else []
+    return list(map(Path, dict.fromkeys([*files, *folders])))
 
 
 def tokenizer_folders() -> list[Path]:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lib_oms.library import ModuleEntry
-from lib_oms.text_sources import LoadedModel, Places, TextSource, find_source
+from lib_oms.text_sources import LoadedModel, Places, TextSource, checkpoint_tower, find_source
 from lib_oms.webui import host, host_text
 
 
@@ -35,7 +35,7 @@ def loaded_openclip(model: Any) -> LoadedModel | None:
     """OpenCLIP's text tower of a loaded SD2.x, as A1111 holds it (modules/sd_hijack.py: the embedder is `wrapped`), or
     Forge (backend/diffusion_engine/sd20.py).
 
-    None for any other model, and where the model's file is a .safetensors: then it is read from there.
+    None for any other model, and where the model's file is a .safetensors that holds it: then it is read from there.
     """
     if not getattr(model, "is_sd2", False):
         return None
@@ -43,7 +43,7 @@ def loaded_openclip(model: Any) -> LoadedModel | None:
     name = str(getattr(info, "filename", "") or "without a name")
     stage = getattr(model, "cond_stage_model", None)
     tower = getattr(getattr(stage, "wrapped", stage), "model", None)
-    if name.lower().endswith(".safetensors"):
+    if checkpoint_tower(name) is not None:
         return None
     if not isinstance(tower, nn.Module):
         return _of_forge(model, name)
