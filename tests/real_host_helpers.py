@@ -124,7 +124,7 @@ class RealWebUI(WebUI):
         arguments = [
             *("--api", "--port", str(port), "--oms-models-dir", str(models)),
             *("--ui-settings-file", str(settings), "--ui-config-file", str(self.folder / "ui-config.json")),
-            *("--lora-dir", str(_write_lora(self.folder / "Lora").parent)),
+            *("--lora-dir", str(_write_loras(self.folder / "Lora"))),
             *shlex.split(os.environ.get("OMS_WEBUI_ARGS", "")),
         ]
         environment = {
@@ -180,20 +180,27 @@ class RealWebUI(WebUI):
                 self._params.write_bytes(self._kept_params)
 
 
-LORA = "oms-test"
+LORA, LORA_SD2 = "oms-test", "oms-test-sd2"
 
 
-def _write_lora(folder: Path) -> Path:
-    """A LoRA of rank 4 for CLIP-L, of SD1.x ("te") and of SDXL ("te1"), strong enough to be seen."""
+def _write_loras(folder: Path) -> Path:
+    """LoRAs of rank 4, strong enough to be seen: of CLIP-L, for SD1.x ("te") and SDXL ("te1"), and of SD2.x's ViT-H."""
     folder.mkdir()
+    _write_lora(folder / f"{LORA}.safetensors", 12, 768, {"te": ["mlp_fc1"], "te1": ["mlp_fc1"]})
+    attention = [f"self_attn_{part}_proj" for part in ("q", "k", "v", "out")]
+    _write_lora(folder / f"{LORA_SD2}.safetensors", 23, 1024, {"te": ["mlp_fc1", *attention]})
+    return folder
+
+
+def _write_lora(file: Path, layers: int, width: int, parts: dict[str, list[str]]) -> None:
     tensors, random = {}, torch.Generator().manual_seed(0)
-    for layer, name in itertools.product(range(12), ("te", "te1")):
-        key = f"lora_{name}_text_model_encoder_layers_{layer}_mlp_fc1"
-        tensors[f"{key}.lora_down.weight"] = torch.randn(4, 768, generator=random) / 28
-        tensors[f"{key}.lora_up.weight"] = torch.randn(3072, 4, generator=random)
-        tensors[f"{key}.alpha"] = torch.tensor(4.0)
-    save_file(tensors, folder / f"{LORA}.safetensors")
-    return folder / f"{LORA}.safetensors"
+    for layer, name in itertools.product(range(layers), parts):
+        for part in parts[name]:
+            key = f"lora_{name}_text_model_encoder_layers_{layer}_{part}"
+            tensors[f"{key}.lora_down.weight"] = torch.randn(4, width, generator=random) / 28
+            tensors[f"{key}.lora_up.weight"] = torch.randn(4 * width if "mlp" in part else width, 4, generator=random)
+            tensors[f"{key}.alpha"] = torch.tensor(4.0)
+    save_file(tensors, file)
 
 
 @contextlib.contextmanager

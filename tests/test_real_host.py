@@ -9,6 +9,7 @@ import io
 import math
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import real_host_helpers
@@ -18,7 +19,8 @@ from diffusers import DDIMScheduler
 from extension_helpers import SILENT, SIZE, STEPS, RequestFailed, WebUI
 from module_helpers import tiny_psi, write_module
 from PIL import Image
-from real_host_helpers import LORA, RealWebUI
+from real_host_helpers import LORA, LORA_SD2, RealWebUI
+from sd2_helpers import WIDTH, night, text_model_of
 from xyz_helpers import cells, plot, quick
 
 from lib_oms.embedded.make import write_untrained
@@ -43,6 +45,9 @@ def webui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         # One that reads SDXL's pair of text encoders, and brings none along.
         metadata = {"oms.text_encoder": "mixclip", "oms.latents": "sdxl"}
         tiny_psi(2048, metadata=metadata).save_pretrained(temporary / "models" / "x-mixclip" / "oms_module")
+        # And one that reads SD2.x's.
+        metadata = {"oms.text_encoder": "openclip", "oms.latents": "sd"}
+        tiny_psi(WIDTH, metadata=metadata).save_pretrained(temporary / "models" / "x-openclip" / "oms_module")
         started = RealWebUI(temporary / "webui", temporary / "models")
     yield started
     started.close()
@@ -420,14 +425,49 @@ def test_real_sdxl_lends_its_text_encoders(webui: WebUI) -> None:
     assert webui.txt2img(prompt=f"a red circle<lora:{LORA}:1>", sampler_name="Euler").pixels == with_lora.pixels
 
 
-def test_real_refiner_goes_on_working(webui: WebUI, module: OMSModule, alphas_cumprod: torch.Tensor) -> None:
+def test_real_sd2_lends_its_text_encoder(webui: WebUI) -> None:
+    """Out of its file, or where that is no .safetensors out of the loaded model; transformers computes the same. The
+    main prompt's LoRA stays out of it, and nothing of ours in the host.
+    """
     if not isinstance(webui, RealWebUI):
-        pytest.skip("the miniature WebUI has no refiner")
+        pytest.skip("the miniature WebUI's model is no SD2.x")
+    text_model = text_model_of(loaded_checkpoint(webui))
+    if text_model is None:
+        pytest.skip("the loaded checkpoint is no SD2.x")
+    psi, noise = tiny_psi(WIDTH), noise_of(webui)
+    lora = f"a red circle<lora:{LORA_SD2}:1>"
+    plain = webui.txt2img(sampler_name="Euler")
+    with_lora = webui.txt2img(prompt=lora, sampler_name="Euler")
+    assert with_lora.pixels != plain.pixels, "the LoRA has an effect here"
+    webui.options(oms_memory_policy="drop after use")  # so that it is read anew, whatever state the host's is in
+    try:
+        for prompt, count, weight in (("night", 1, 1.0), ("(night:1.3)", 1, 1.3), ("night " * 80, 80, 1.0)):
+            with torch.no_grad():
+                v = psi(noise, night(text_model, count, weight))
+            for main in ("a red circle", lora):
+                (seen,) = webui.txt2img(True, "x-openclip", prompt, prompt=main, sampler_name="Euler").seen
+                assert_close(webui, seen.x, seen.level * noise - v, f"{prompt[:12]!r} under {main}")
+    finally:
+        webui.options(oms_memory_policy="keep in RAM")
+    assert webui.txt2img(sampler_name="Euler").images == plain.images
+    assert webui.txt2img(prompt=lora, sampler_name="Euler").images == with_lora.images
+
+
+def loaded_checkpoint(webui: WebUI) -> Path:
+    """The file of the checkpoint that is loaded."""
     infotext = webui.txt2img(sampler_name="Euler").infotext  # hosts differ in what their option says of it
     loaded = re.search(r"Model: ([^,]+)", infotext)
     assert loaded, infotext
     models = webui.get("/sdapi/v1/sd-models").json()
-    other = next((model["title"] for model in models if model["model_name"] != loaded[1]), None)
+    return next(Path(model["filename"]) for model in models if model["model_name"] == loaded[1])
+
+
+def test_real_refiner_goes_on_working(webui: WebUI, module: OMSModule, alphas_cumprod: torch.Tensor) -> None:
+    if not isinstance(webui, RealWebUI):
+        pytest.skip("the miniature WebUI has no refiner")
+    loaded = loaded_checkpoint(webui)
+    models = webui.get("/sdapi/v1/sd-models").json()
+    other = next((model["title"] for model in models if Path(model["filename"]) != loaded), None)
     if other is None:
         pytest.skip("this WebUI has one checkpoint only")
     noise = noise_of(webui)
