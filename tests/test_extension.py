@@ -430,6 +430,11 @@ def test_the_text_encoder_of_a_loaded_sd2_of_forge(webui: WebUI, monkeypatch: py
 
     network = text_model(VIT_H)
     kept = {name: tensor.detach().clone() for name, tensor in network.named_parameters()}
+    # backend/text_processing/classic_engine.py, CLIPEmbeddingForTextualInversion: the weight stands in both.
+    embeddings = getattr(network, "text_model", network).embeddings
+    around = torch.nn.Module()
+    around.wrapped, around.weight = embeddings.token_embedding, embeddings.token_embedding.weight
+    embeddings.token_embedding = around
     for parameter in network.parameters():
         parameter.data.add_(1)
     model = SimpleNamespace(
@@ -447,6 +452,7 @@ def test_the_text_encoder_of_a_loaded_sd2_of_forge(webui: WebUI, monkeypatch: py
     monkeypatch.setattr(memory, "manager", SimpleNamespace(load_model_gpu=load_model_gpu))
     loaded = sources.loaded_openclip(model)
     assert loaded.config["hidden_size"] == VIT_H["hidden_size"]
+    assert set(loaded.shapes) == set(kept)
     for name, tensor in kept.items():
         assert torch.equal(loaded.tensor(name), tensor), name
     assert set(fetched) == {"without LoRA"}
