@@ -13,6 +13,7 @@ from torch import Tensor, nn
 WIDTH, LAYERS = 1024, 23  # of ViT-H's 24 layers
 _SIZES = {"hidden_size": WIDTH, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": LAYERS}
 _NIGHT, _BEGIN, _END, _PAD = 930, 49406, 49407, 0  # among CLIP's tokens; "!", the first, fills up
+_PREFIX = "cond_stage_model.model."
 _PARTS = {
     "self_attn.out_proj": "attn.out_proj",
     "layer_norm1": "ln_1",
@@ -22,23 +23,25 @@ _PARTS = {
 }
 
 
-def text_model_of(checkpoint: Path) -> nn.Module | None:
-    """SD2.x's text model with a checkpoint's weights, in float32; None where the checkpoint is no SD2.x."""
-    names, tensor = _open(checkpoint)
-    prefix = "cond_stage_model.model."
-    if f"{prefix}transformer.resblocks.{LAYERS}.ln_1.bias" not in names:
-        return None
+def is_sd2(checkpoint: Path) -> bool:
+    names, _ = _open(checkpoint)
+    return f"{_PREFIX}transformer.resblocks.{LAYERS}.ln_1.bias" in names
+
+
+def text_model_of(checkpoint: Path) -> nn.Module:
+    """SD2.x's text model with a checkpoint's weights, in float32."""
+    _, tensor = _open(checkpoint)
     from transformers import CLIPTextConfig, CLIPTextModel
 
     model = CLIPTextModel(CLIPTextConfig(**{**VIT_H, **_SIZES})).eval()
     weights = {
-        "embeddings.token_embedding.weight": tensor(f"{prefix}token_embedding.weight"),
-        "embeddings.position_embedding.weight": tensor(f"{prefix}positional_embedding"),
+        "embeddings.token_embedding.weight": tensor(f"{_PREFIX}token_embedding.weight"),
+        "embeddings.position_embedding.weight": tensor(f"{_PREFIX}positional_embedding"),
     }
     for kind in ("weight", "bias"):
-        weights[f"final_layer_norm.{kind}"] = tensor(f"{prefix}ln_final.{kind}")
+        weights[f"final_layer_norm.{kind}"] = tensor(f"{_PREFIX}ln_final.{kind}")
         for i in range(LAYERS):
-            theirs, own = f"{prefix}transformer.resblocks.{i}", f"encoder.layers.{i}"
+            theirs, own = f"{_PREFIX}transformer.resblocks.{i}", f"encoder.layers.{i}"
             for n, letter in enumerate("qkv"):
                 whole = tensor(f"{theirs}.attn.in_proj_{kind}")
                 weights[f"{own}.self_attn.{letter}_proj.{kind}"] = whole[n * WIDTH : (n + 1) * WIDTH]
