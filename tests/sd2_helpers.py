@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,9 +70,10 @@ def night(model: nn.Module, count: int = 1, weight: float = 1.0) -> Tensor:
 
 
 def _open(checkpoint: Path) -> tuple[set[str], Callable[[str], Tensor]]:
-    if checkpoint.suffix == ".safetensors":
-        file = safe_open(checkpoint, "pt")
-        return set(file.keys()), file.get_tensor
-    tensors = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    tensors = tensors.get("state_dict", tensors)
-    return set(tensors), tensors.__getitem__
+    """Of a .ckpt, a pickle, what the .safetensors holds that OMS_WEBUI_SD2 names: the same weights, in this form."""
+    if checkpoint.suffix != ".safetensors":
+        checkpoint = Path(os.environ.get("OMS_WEBUI_SD2", ""))
+        if not checkpoint.is_file():
+            return set(), {}.__getitem__
+    file = safe_open(checkpoint, "pt")
+    return set(file.keys()), file.get_tensor

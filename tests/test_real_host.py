@@ -434,7 +434,7 @@ def test_real_sd2_lends_its_text_encoder(webui: WebUI) -> None:
     if not isinstance(webui, RealWebUI):
         pytest.skip("the miniature WebUI's model is no SD2.x")
     if not is_sd2(loaded_checkpoint(webui)):
-        pytest.skip("the loaded checkpoint is no SD2.x")
+        pytest.skip("the loaded checkpoint is no SD2.x, or a .ckpt whose weights OMS_WEBUI_SD2 does not name")
     text_model = text_model_of(loaded_checkpoint(webui))
     psi, noise = tiny_psi(WIDTH), noise_of(webui)
     lora = f"a red circle<lora:{LORA_SD2}:1>"
