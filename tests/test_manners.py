@@ -401,6 +401,19 @@ def test_other_weights_in_the_same_model_are_another_pair(memory: Any, pair: tup
     assert host_text.of(_Model()) is None
 
 
+def test_a_pair_that_is_dropped_forgets_its_prompts_and_keeps_its_tokenizers(memory: Any, pair: tuple) -> None:
+    """transformers 4 never frees a tokenizer: "drop after use" must not make two with each picture."""
+    from lib_oms.webui import host_text
+
+    model = a1111_model(pair)
+    lent = host_text.of(model)
+    lent.encode(["night"])
+    assert lent.remembered(["night"], lent.device) is not None
+    host_text.forget()
+    assert lent.remembered(["night"], lent.device) is None
+    assert host_text.of(model) is lent
+
+
 def test_unloaded_model_is_not_kept(memory: Any, tmp_path: Path) -> None:
     from lib_oms.webui import host_text
 

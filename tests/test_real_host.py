@@ -1,7 +1,8 @@
 """The same checks in the miniature WebUI and in a real one, over the API.
 
 The real one is what OMS_WEBUI_DIR, OMS_WEBUI_PYTHON and OMS_WEBUI_ARGS name (tests/real_host_helpers.py); without them
-its half is skipped. Its checkpoint must be of SD1.x, SD2.x or SDXL latents; random weights will do.
+its half is skipped. Its checkpoint must be of SD1.x, SD2.x or SDXL latents; random weights will do. OMS_WEBUI_SD2 names
+the same weights as .safetensors where it is a .ckpt of SD2.x.
 """
 
 import base64
@@ -433,9 +434,10 @@ def test_real_sd2_lends_its_text_encoder(webui: WebUI) -> None:
     """
     if not isinstance(webui, RealWebUI):
         pytest.skip("the miniature WebUI's model is no SD2.x")
-    if not is_sd2(loaded_checkpoint(webui)):
+    checkpoint = loaded_checkpoint(webui)
+    if not is_sd2(checkpoint):
         pytest.skip("the loaded checkpoint is no SD2.x, or a .ckpt whose weights OMS_WEBUI_SD2 does not name")
-    text_model = text_model_of(loaded_checkpoint(webui))
+    text_model = text_model_of(checkpoint)
     psi, noise = tiny_psi(WIDTH), noise_of(webui)
     lora = f"a red circle<lora:{LORA_SD2}:1>"
     plain = webui.txt2img(sampler_name="Euler")

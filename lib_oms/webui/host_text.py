@@ -99,9 +99,11 @@ def of(model: Any) -> HostTextEncoder | None:
 
 
 def forget() -> None:
-    """Lets go of what is held of it: the prompts it has encoded."""
-    global _known
-    _known = None
+    """Lets go of the prompts it has encoded. The networks are the host's, and a tokenizer that transformers 4 has made
+    is never freed: another with each picture would be a leak.
+    """
+    if _known is not None:
+        _known.forget()
 
 
 def _of_forge(model: Any) -> HostTextEncoder | None:
