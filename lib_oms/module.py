@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lib_oms.devices import without_autocast
 from lib_oms.errors import ModuleFileError, OMSError
 from lib_oms.library import TEXT_ENCODERS_FOLDER, identify, own_folder
 from lib_oms.text import KINDS, TextEncoder, holds_encoder, load_text_encoder
@@ -153,7 +154,7 @@ class OMSModule:
         v_cond = torch.empty_like(x_T)
         v_uncond = torch.empty_like(x_T) if unconds else None
         # The host may be under autocast, which would take psi to another precision than the one it was loaded in.
-        with torch.autocast(self.device.type, enabled=False):
+        with without_autocast(self.device):
             for pictures in _of_one_length(conds, unconds):
                 cond = torch.stack([conds[i] for i in pictures]).to(self.device)
                 uncond = torch.stack([unconds[i] for i in pictures]).to(self.device) if unconds else None

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lib_oms.devices import without_autocast
 from lib_oms.errors import ModuleFileError, OMSError
 from lib_oms.prompt import parse_prompt
 from lib_oms.text_files import has_vocabulary, load_model, load_tokenizer, model_width, weights_name
@@ -150,7 +151,7 @@ class TextEncoder(nn.Module):
 
     def _precision(self) -> AbstractContextManager[None]:
         """In what the networks compute: in the precision of their weights."""
-        return torch.autocast(self.device.type, enabled=False)
+        return without_autocast(self.device)
 
 
 class OpenCLIPEncoder(TextEncoder):
