@@ -41,8 +41,8 @@ class TextEncoder(nn.Module):
     """Prompts to the embeddings psi was trained on; a repeated prompt is taken from a cache.
 
     The cache is least recently used and bounded in chunks (a prompt under 75 tokens is one). It lives in RAM: on a GPU
-    the memory is the sampler's. Its keys are prompt, dtype and device; weights that are changed in place need
-    `forget()`.
+    the memory is the sampler's. Its keys are prompt, dtype and the device's type, as `cuda` and `cuda:0` are one;
+    weights that are changed in place need `forget()`.
 
     Args:
         towers: one or more CLIP text models; their hidden states are concatenated.
@@ -52,7 +52,7 @@ class TextEncoder(nn.Module):
     def __init__(self, towers: Sequence[TextTower], cached_chunks: int = CACHED_CHUNKS) -> None:
         super().__init__()
         self.towers = nn.ModuleList(towers)
-        self._cache: OrderedDict[tuple[str, torch.dtype, torch.device], Tensor] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, torch.dtype, str], Tensor] = OrderedDict()
         self._cached_chunks = cached_chunks
         self._lock = threading.RLock()  # the WebUI's page and API call from several threads
 
@@ -103,11 +103,12 @@ class TextEncoder(nn.Module):
             return [encoded[prompt].to(device, copy=True) for prompt in prompts]
 
     def remembered(self, prompts: Sequence[str], device: torch.device) -> list[Tensor] | None:
-        """What `encode_each` gave for `prompts` when the encoder was on `device`, on the CPU; None unless all of it is
-        still in the cache. So an encoder that waits in RAM need not come to the device for a prompt it has seen.
+        """What `encode_each` gave for `prompts` when the encoder was on a device of this type, on the CPU; None unless
+        all of it is still in the cache. So an encoder that waits in RAM need not come to the device for a prompt that
+        it has seen.
         """
         with self._lock:
-            keys = [(prompt, self.dtype, device) for prompt in prompts]
+            keys = [self._key(prompt, device) for prompt in prompts]
             if any(key not in self._cache for key in keys):
                 return None
             for key in keys:
@@ -124,7 +125,7 @@ class TextEncoder(nn.Module):
 
     def _encoded(self, prompt: str) -> Tensor:
         """[77 * k, D] on the CPU, from the cache or the network."""
-        key = (prompt, self.dtype, self.device)
+        key = self._key(prompt, self.device)
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
@@ -135,6 +136,9 @@ class TextEncoder(nn.Module):
             _, oldest = self._cache.popitem(last=False)
             kept -= len(oldest) // POSITIONS
         return states
+
+    def _key(self, prompt: str, device: torch.device) -> tuple[str, torch.dtype, str]:
+        return prompt, self.dtype, device.type
 
     def _compute(self, prompt: str) -> Tensor:
         sections = parse_prompt(prompt)

@@ -39,3 +39,17 @@ def test_noise_may_come_from_there(tmp_path: Path, kind: str) -> None:
         answer, _ = module.predict_v(noise.to(kind), ["night"])
         assert answer.device == torch.device(kind, 0)
         torch.testing.assert_close(answer.cpu(), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_known_prompt_is_remembered_from_there(tmp_path: Path, kind: str) -> None:
+    """Hosts ask for "cuda" and mean the current one; what was moved there says "cuda:0"."""
+    encoder = tiny_module(tmp_path).text_encoder
+    with PretendDevice(kind):
+        (encoded,) = encoder.to(kind).encode_each(["night"])
+        encoder.to("cpu")
+        known = encoder.remembered(["night"], torch.device(kind))
+        assert known is not None
+        torch.testing.assert_close(known[0], encoded.cpu(), rtol=0, atol=0)
+        assert encoder.remembered(["night"], torch.device(kind, 0)) is not None
+    assert encoder.remembered(["night"], torch.device("cpu")) is None  # other devices round otherwise

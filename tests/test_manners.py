@@ -17,11 +17,13 @@ from typing import Any
 import pytest
 import torch
 from extension_helpers import RequestFailed, WebUI
-from module_helpers import tiny_psi
+from module_helpers import tiny_encoder, tiny_psi
+from pretend_device import PretendDevice
 from text_helpers import BIG_G, CLIP_L, text_model, tokenizer
 from torch import nn
 
 from lib_oms.embedded.make import write_untrained
+from lib_oms.settings import OMSSettings
 from lib_oms.text import MixClipEncoder
 
 pytest.importorskip("gradio")
@@ -83,6 +85,26 @@ def test_plain_host(memory: Any, options: Any, policy: str) -> None:
     with memory.on_device(guest, META):
         assert guest.at == META
     assert guest.at == (META if policy == "keep on the device" else CPU)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_a_prompt_that_is_known_brings_no_text_encoder_to_the_device(
+    memory: Any, options: Any, tmp_path: Path, kind: str
+) -> None:
+    from lib_oms.webui import hook
+    from lib_oms.webui.request import FirstStep, Request
+
+    options("oms_memory_policy", "keep in RAM")
+    encoder = tiny_encoder(tmp_path)
+    first_step, noise = FirstStep(1.0, True, 1.0), torch.zeros(1, 4, 8, 8)
+    asked = Request(OMSSettings(prompt="night"), ["a"], [1], [], 0.0, noise, first_step)
+    with PretendDevice(kind) as device:
+        first = hook._encoded(asked, encoder, torch.device(kind))
+        came = device.moved
+        again = hook._encoded(asked, encoder, torch.device(kind))
+        assert came > 0
+        assert device.moved == came
+        torch.testing.assert_close(again["night"].cpu(), first["night"].cpu(), rtol=0, atol=0)
 
 
 def test_unknown_policy_is_keep_in_ram(memory: Any, options: Any) -> None:
