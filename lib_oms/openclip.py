@@ -2,7 +2,8 @@
 
 OpenCLIP keeps query, key and value of a layer in one matrix and numbers its layers under `transformer.resblocks`. All
 layers but the last are taken: SD2.x uses the hidden states before it (github.com/Stability-AI/stablediffusion,
-FrozenOpenCLIPEmbedder with layer "penultimate").
+FrozenOpenCLIPEmbedder with layer "penultimate"). Of ViT-H that makes 23, which is all that a file of diffusers'
+scripts/convert_diffusers_to_original_stable_diffusion.py holds: at its width they are counted, not told by the file.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 CHECKPOINT_PREFIX = "cond_stage_model.model."
 TURBO_PREFIX = "conditioner.embedders.0.model."  # SD Turbo is an SD2.1 in the naming of SDXL's code
 _HEAD = 64  # width of an attention head, in every size of OpenCLIP
+_VIT_H_WIDTH, _VIT_H_LAYERS = 1024, 23
 _LAYER = re.compile(r"transformer\.resblocks\.(\d+)\.attn\.in_proj_weight")
 _PARTS = {
     "layer_norm1": "ln_1",
@@ -94,6 +96,7 @@ def find_tower(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> TextTower 
     middle = shapes.get(f"{prefix}transformer.resblocks.0.mlp.c_fc.weight", ())
     if layers < 2 or not len(tokens) == len(positions) == len(middle) == 2 or tokens[1] % _HEAD or not tokens[1]:
         return None
-    tower = TextTower(prefix, layers - 1, tokens[1], middle[0], tokens[0], positions[0])
+    run = _VIT_H_LAYERS if tokens[1] == _VIT_H_WIDTH else layers - 1
+    tower = TextTower(prefix, run, tokens[1], middle[0], tokens[0], positions[0])
     whole = all(prefix + tower._theirs(name)[0] in shapes for name in tower.names())
     return tower if whole else None

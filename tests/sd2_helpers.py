@@ -26,7 +26,7 @@ _PARTS = {
 
 def is_sd2(checkpoint: Path) -> bool:
     names, _ = _open(checkpoint)
-    return f"{_PREFIX}transformer.resblocks.{LAYERS}.ln_1.bias" in names
+    return f"{_PREFIX}transformer.resblocks.{LAYERS - 1}.ln_1.bias" in names  # diffusers' converter drops the 24th
 
 
 def text_model_of(checkpoint: Path) -> nn.Module:

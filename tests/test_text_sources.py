@@ -41,18 +41,21 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, trained: torch.nn.Modul
     return path
 
 
-def openclip_tensors(model: torch.nn.Module, prefix: str, dtype: torch.dtype = torch.float16) -> dict:
+def openclip_tensors(
+    model: torch.nn.Module, prefix: str, dtype: torch.dtype = torch.float16, held: int | None = None
+) -> dict:
+    """`held` layers, one more than the model's if not given, as SD2.x was published."""
+    layers, width = model.config.num_hidden_layers, model.config.hidden_size
     ours = {name.removeprefix("text_model."): tensor.detach() for name, tensor in model.state_dict().items()}
     theirs = {
         "token_embedding.weight": ours["embeddings.token_embedding.weight"],
         "positional_embedding": ours["embeddings.position_embedding.weight"],
         "ln_final.weight": ours["final_layer_norm.weight"],
         "ln_final.bias": ours["final_layer_norm.bias"],
-        "text_projection": torch.randn(WIDTH, WIDTH),
+        "text_projection": torch.randn(width, width),
         "logit_scale": torch.tensor(1.0),
     }
-    layers = CONFIG["num_hidden_layers"]
-    for i in range(layers + 1):  # the last one is not run
+    for i in range(layers + 1 if held is None else held):  # the last one of the published is not run
         old, new = f"encoder.layers.{min(i, layers - 1)}", f"transformer.resblocks.{i}"
         for kind in ("weight", "bias"):
             qkv = [ours[f"{old}.self_attn.{letter}_proj.{kind}"] for letter in "qkv"]
@@ -161,6 +164,31 @@ def test_a_state_dict_that_is_not_whole_is_no_tower(trained):
             assert find_tower({key: shape for key, shape in shapes.items() if key != name}, "") is None or (
                 "resblocks" in name and "in_proj_weight" in name
             ), name
+
+
+@pytest.fixture(scope="module")
+def vit_h() -> torch.nn.Module:
+    """SD2.x's text model in its own width and depth, but for the vocabulary and what is between two layers."""
+    sizes = {"hidden_size": 1024, "num_attention_heads": 16, "num_hidden_layers": 23, "intermediate_size": 8}
+    return text_model({**VIT_H, **sizes, "projection_dim": 1024}, 6)
+
+
+@pytest.mark.parametrize("held", [24, 23])
+def test_sd2_runs_23_layers_whether_its_file_holds_the_last_one_or_not(tmp_path, vit_h, held):
+    """Files of diffusers' converter (convert_diffusers_to_original_stable_diffusion.py) lack it and the projection."""
+    path = tmp_path / "sd2.safetensors"
+    tensors = openclip_tensors(vit_h, CHECKPOINT_PREFIX, torch.float32, held)
+    if held == 23:
+        del tensors[CHECKPOINT_PREFIX + "text_projection"]
+    save_file(tensors, path)
+    got = load_checkpoint_encoder(path, tokenizer(tmp_path / "a", "!")).encode(["a night"])
+    expected = OpenCLIPEncoder(vit_h, tokenizer(tmp_path / "b", "!")).encode(["a night"])
+    assert closest(got, expected) < 1e-5
+
+
+def test_of_fewer_layers_than_sd2_runs_nothing_is_made(vit_h):
+    shapes = {name: tuple(tensor.shape) for name, tensor in openclip_tensors(vit_h, "", held=22).items()}
+    assert find_tower(shapes, "") is None
 
 
 def test_both_generations_of_transformers_are_read(tmp_path, trained):
