@@ -1,8 +1,20 @@
 """The errors a person is meant to read: what was wrong, what is allowed, what to do."""
 
+import re
+
+_no_text = re.compile(r"[\ud800-\udfff]")
+
+
+def readable(text: str) -> str:
+    """`text` with U+FFFD for bytes in files' names that are not UTF-8: a page with one of them could not be sent."""
+    return _no_text.sub("\ufffd", text)
+
 
 class OMSError(ValueError):
     """Anything One More Step refuses or fails at, in words a person can act on."""
+
+    def __str__(self) -> str:
+        return readable(super().__str__())
 
 
 class ModuleFileError(OMSError):

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from lib_oms import catalogue
-from lib_oms.errors import ModuleFileError, SettingError
+from lib_oms.errors import ModuleFileError, SettingError, readable
 from lib_oms.header import file_stamp
 from lib_oms.module_files import (
     CONFIG_NAME,
@@ -62,18 +62,24 @@ def scan(folders: Iterable[str | os.PathLike[str]]) -> list[ModuleEntry]:
     """List the modules in folders and their sub-folders, sorted by name; broken ones with their problem.
 
     Folders that do not exist are passed over, links out of a folder are not followed, and no tensor is read. Where two
-    modules have one name, the first folder's counts and the other is listed with that problem.
+    modules have one name, the first folder's counts and the other is listed with that problem. A name that is not UTF-8
+    is listed as a page can show it, and with that problem.
     """
     found: dict[str, ModuleEntry] = {}
-    clashes = []
+    others = []
     for folder in folders:
         root = Path(folder)
         for path in _candidates(root):
             entry = _describe(path, root)
+            if readable(entry.name) != entry.name:
+                problem = readable(f"{path}: its name is not UTF-8; rename it")
+                others.append(replace(entry, name=readable(entry.name), problem=problem))
+                continue
             first = found.setdefault(entry.name, entry)
             if first is not entry and first.path.resolve() != entry.path.resolve():
-                clashes.append(replace(entry, problem=f"{path}: has the same name as {first.path}; rename one of them"))
-    return sorted((*found.values(), *clashes), key=lambda entry: (entry.name.casefold(), entry.name, str(entry.path)))
+                problem = readable(f"{path}: has the same name as {first.path}; rename one of them")
+                others.append(replace(entry, problem=problem))
+    return sorted((*found.values(), *others), key=lambda entry: (entry.name.casefold(), entry.name, str(entry.path)))
 
 
 def find(name: str, folders: Iterable[str | os.PathLike[str]]) -> ModuleEntry:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lib_oms import catalogue
-from lib_oms.errors import ModuleFileError
+from lib_oms.errors import ModuleFileError, readable
 from lib_oms.library import ModuleEntry, scan
 from lib_oms.text_sources import Finder, Places
 
@@ -55,7 +55,7 @@ def state(entry: ModuleEntry, places: Places, finder: Finder | None = None) -> t
     if entry.text_encoder in places.lends:
         return READY, "the loaded model"
     try:
-        return READY, (finder or Finder(places)).find(entry).where
+        return READY, readable((finder or Finder(places)).find(entry).where)
     except ModuleFileError as error:
         if entry.text_encoder in places.will_lend:
             return NEEDS_TEXT_ENCODER, "it borrows that of an SDXL checkpoint as soon as one is loaded"

@@ -5,9 +5,11 @@ Expected latents are computed here, from the module and from the noise level tha
 
 import json
 import math
+import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -39,6 +41,8 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _copy_module(folder, models / "sdxl", {"oms.latents": "sdxl"}, 1.0)
     _copy_module(folder, models / "x-nan", {}, math.nan)  # a name that Automatic does not come to
     (models / "truncated.safetensors").write_bytes(b"\x00" * 20)
+    with suppress(OSError):  # not every file system has such names
+        (models / os.fsdecode(b"caf\xe9.safetensors")).write_bytes(b"")
     return folder
 
 
@@ -456,6 +460,19 @@ def test_the_text_encoder_of_a_loaded_sd2_of_forge(webui: WebUI, monkeypatch: py
     for name, tensor in kept.items():
         assert torch.equal(loaded.tensor(name), tensor), name
     assert set(fetched) == {"without LoRA"}
+
+
+def test_a_file_whose_name_is_not_utf8_is_listed_and_breaks_nothing(webui: WebUI, untrained: Path) -> None:
+    from lib_oms.webui import library_panel, offer
+
+    if not os.path.exists(untrained.parent / os.fsdecode(b"caf\xe9.safetensors")):
+        pytest.skip("this machine has no such names")
+    assert webui.get("/").ok
+    assert webui.get("/config").ok
+    assert "caf\ufffd" in library_panel.table().encode().decode()
+    assert "caf\ufffd" not in offer.choices()
+    with pytest.raises(RequestFailed, match="is not UTF-8; rename it"):
+        webui.txt2img(True, "caf\ufffd")
 
 
 # Infotext

@@ -204,6 +204,26 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path, modules):
         assert "is a link out of" in entries[name].problem
 
 
+def test_a_name_that_is_not_utf8_is_shown_and_cannot_be_chosen(tmp_path, modules):
+    """As an archive of another system unpacks it; no page could send such a name back."""
+    bad = os.fsdecode(b"caf\xe9")
+    try:
+        modules[1024].save_pretrained(tmp_path / f"{bad}.safetensors")
+        modules[1024].save_pretrained(tmp_path / os.fsdecode(b"caf\xe8.safetensors"))
+        publish(modules[1024], tmp_path / bad / "published")
+        (tmp_path / bad / "broken.safetensors").write_bytes(b"")
+    except OSError:
+        pytest.skip("this machine has no such names")
+    entries = scan([tmp_path])
+    assert [entry.name for entry in entries] == ["caf\ufffd", "caf\ufffd", "caf\ufffd/broken", "caf\ufffd/published"]
+    for entry in entries:
+        assert "is not UTF-8; rename it" in entry.problem
+        entry.problem.encode()
+    with pytest.raises(ModuleFileError, match="caf\ufffd: there is no such file") as caught:
+        identify(tmp_path / bad / bad)
+    str(caught.value).encode()
+
+
 def test_two_modules_of_one_name(tmp_path, modules):
     first, second = tmp_path / "first", tmp_path / "second"
     modules[1024].save_pretrained(first / "m.safetensors")
