@@ -197,7 +197,9 @@ KINDS = tuple(_PARTS)
 _PREFIXES = ("oms_", "")  # the published modules' folders first, then those of a plain diffusers pipeline
 
 
-def load_text_encoder(folder: str | Path, kind: str, dtype: torch.dtype | None = None) -> TextEncoder:
+def load_text_encoder(
+    folder: str | Path, kind: str, dtype: torch.dtype | None = None, *, headers_only: bool = False
+) -> TextEncoder:
     """Loads the text encoder that lies in `folder`: local files, safetensors only, no code from the folder.
 
     Args:
@@ -205,6 +207,7 @@ def load_text_encoder(folder: str | Path, kind: str, dtype: torch.dtype | None =
             layout; for mixclip those ending in `_2`, too. The first pair that has weights is taken.
         kind: "openclip" or "mixclip".
         dtype: of the weights; float32 if not given, whatever the files hold.
+        headers_only: build it without weights, on "meta": whatever headers tell to be broken raises, in no time.
 
     Raises:
         OMSError: `kind` is neither.
@@ -216,7 +219,8 @@ def load_text_encoder(folder: str | Path, kind: str, dtype: torch.dtype | None =
     prefix = _find_prefix(folder, kind)
     loaded: list[Any] = []
     for part in _PARTS[kind]:
-        loaded.append(load_model(folder / f"{prefix}text_encoder{part}", projection=part == "_2", dtype=dtype))
+        model = folder / f"{prefix}text_encoder{part}"
+        loaded.append(load_model(model, projection=part == "_2", dtype=dtype, headers_only=headers_only))
         loaded.append(load_tokenizer(folder / f"{prefix}tokenizer{part}"))
     try:
         return OpenCLIPEncoder(*loaded) if kind == "openclip" else MixClipEncoder(*loaded)

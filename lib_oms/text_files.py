@@ -69,8 +69,12 @@ def _model_width(folder: Path, stamp: object) -> int:  # stamp only tells old an
     raise ModuleFileError(f"{folder / weights}: holds no CLIP text model")
 
 
-def load_model(folder: Path, *, projection: bool, dtype: torch.dtype | None) -> nn.Module:
+def load_model(
+    folder: Path, *, projection: bool, dtype: torch.dtype | None, headers_only: bool = False
+) -> nn.Module:
     """The CLIP text model in a folder of transformers' layout, on the CPU; float32 if no dtype is given.
+
+    With `headers_only` it is built without weights, on "meta", which finds out everything that headers can tell.
 
     Raises:
         ModuleFileError: names the folder and what is missing, broken or of another kind.
@@ -83,18 +87,17 @@ def load_model(folder: Path, *, projection: bool, dtype: torch.dtype | None) -> 
             raise ModuleFileError(f"{folder}/config.json is of a {model_type!r:.99} model; a CLIP text model is needed")
         if model_type == "clip":
             config = config.get("text_config")
+        headers = _headers(folder, weights)
         names = {
-            name: file
-            for file, header in _headers(folder, weights)
-            for name, info in header.tensors.items()
-            if info.dtype in FLOATS
+            name: file for file, header in headers for name, info in header.tensors.items() if info.dtype in FLOATS
         }
+        shapes = {name: info.shape for _, header in headers for name, info in header.tensors.items()}
     except ModuleFileError as error:
         raise ModuleFileError(f"{folder}: cannot read {weights} with its config.json: {error}") from error
     return build_model(
         config,
         names,
-        lambda wanted: _read(wanted, names),
+        lambda wanted: _told(wanted, shapes) if headers_only else _read(wanted, names),
         projection=projection,
         dtype=dtype,
         source=str(folder / weights),
@@ -110,7 +113,8 @@ def build_model(
     dtype: torch.dtype | None,
     source: str,
 ) -> nn.Module:
-    """A CLIP text model of `config` with the tensors that `read` gives for names out of `names`.
+    """A CLIP text model of `config` with the tensors that `read` gives for names out of `names`; those that are on
+    "meta" stay there.
 
     Raises:
         ModuleFileError: a config that makes no model, or tensors that are missing or of another shape; names `source`.
@@ -135,7 +139,7 @@ def build_model(
                         f"{list(shapes[own])}"
                     )
                 # Copied out of the file's mapping: a file that is replaced later must not change a loaded model.
-                tensors[own] = tensor.to("cpu", dtype or torch.float32, copy=True)
+                tensors[own] = tensor if tensor.is_meta else tensor.to("cpu", dtype or torch.float32, copy=True)
         except (SafetensorError, OSError, ValueError, RuntimeError) as error:
             if isinstance(error, ModuleFileError):
                 raise
@@ -234,6 +238,11 @@ def _headers(folder: Path, weights: str) -> list[tuple[Path, Header]]:
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
+
+
+def _told(wanted: Iterable[str], shapes: Mapping[str, tuple[int, ...]]) -> Iterable[tuple[str, Tensor]]:
+    """Tensors without content, as headers tell of them."""
+    return ((name, torch.empty(shapes[name], device="meta")) for name in wanted)
 
 
 def _read(wanted: list[str], files: Mapping[str, Path]) -> Iterable[tuple[str, Tensor]]:

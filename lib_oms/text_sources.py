@@ -61,11 +61,15 @@ class Places:
 
 @dataclass(frozen=True)
 class TextSource:
-    """One place that holds a whole text encoder of the kind; `where` says it in words."""
+    """One place that holds a whole text encoder of the kind; `where` says it in words.
+
+    `check` raises ModuleFileError where `load` would, as far as headers tell: before a tensor is read.
+    """
 
     kind: str
     where: str
     load: Callable[[torch.dtype | None], TextEncoder]
+    check: Callable[[], object] = lambda: None
 
 
 class Finder:
@@ -123,9 +127,10 @@ def checkpoint_tower(path: str | os.PathLike[str]) -> TextTower | None:
 
 
 def load_checkpoint_encoder(
-    path: str | os.PathLike[str], tokenizer: Any, dtype: torch.dtype | None = None
+    path: str | os.PathLike[str], tokenizer: Any, dtype: torch.dtype | None = None, *, headers_only: bool = False
 ) -> TextEncoder:
-    """SD2.x's text encoder out of a single-file checkpoint, on the CPU; float32 if no dtype is given.
+    """SD2.x's text encoder out of a single-file checkpoint, on the CPU; float32 if no dtype is given. With
+    `headers_only` without weights, on "meta".
 
     Raises:
         ModuleFileError: no SD2.x checkpoint, or it cannot be read.
@@ -133,6 +138,15 @@ def load_checkpoint_encoder(
     tower = checkpoint_tower(path)
     if tower is None:
         raise ModuleFileError(f"{path}: holds no OpenCLIP text encoder, as checkpoints of SD2.x do")
+    if headers_only:
+        shapes = {name: info.shape for name, info in read_header(path).tensors.items()}
+
+        def without_content(name: str) -> Tensor:
+            return torch.empty(shapes[name], device="meta")
+
+        return _build(
+            tower.config, tower.names(), partial(tower.read, tensor=without_content), tokenizer, dtype, str(path)
+        )
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             read = partial(tower.read, tensor=file.get_tensor)
@@ -162,7 +176,12 @@ def _wrong_in(folder: Path, kind: str, width: int) -> str:
 
 
 def _folder_source(folder: Path, kind: str) -> TextSource:
-    return TextSource(kind, str(folder), lambda dtype: load_text_encoder(folder, kind, dtype))
+    return TextSource(
+        kind,
+        str(folder),
+        lambda dtype: load_text_encoder(folder, kind, dtype),
+        lambda: load_text_encoder(folder, kind, headers_only=True),
+    )
 
 
 def _shared_source(kind: str, width: int, places: Places) -> TextSource | None:
@@ -196,7 +215,7 @@ def _from_openclip(width: int, places: Places) -> TextSource | None:
             continue
         tokenizer = find_tokenizer(tower.vocabulary, places)
         if tokenizer is not None:
-            return TextSource("openclip", str(path), _checkpoint_loader(path, tokenizer))
+            return TextSource("openclip", str(path), *_checkpoint_loader(path, tokenizer))
     return None
 
 
@@ -225,8 +244,13 @@ def _from_loaded(loaded: LoadedModel, width: int, places: Places) -> TextSource 
     )
 
 
-def _checkpoint_loader(path: Path, tokenizer: Callable[[], Any]) -> Callable[[torch.dtype | None], TextEncoder]:
-    return lambda dtype: load_checkpoint_encoder(path, tokenizer(), dtype)
+def _checkpoint_loader(
+    path: Path, tokenizer: Callable[[], Any]
+) -> tuple[Callable[[torch.dtype | None], TextEncoder], Callable[[], object]]:
+    return (
+        lambda dtype: load_checkpoint_encoder(path, tokenizer(), dtype),
+        lambda: load_checkpoint_encoder(path, tokenizer(), headers_only=True),
+    )
 
 
 def checkpoint_files(folders: Iterable[Path]) -> Iterator[Path]:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from extension_helpers import RequestFailed, WebUI
+from manager_helpers import MANAGERS, ForgeManager
 from module_helpers import tiny_encoder, tiny_psi
 from pretend_device import PretendDevice
 from text_helpers import BIG_G, CLIP_L, text_model, tokenizer
@@ -134,54 +135,19 @@ def test_failure_leaves_nothing_on_the_device(memory: Any, options: Any) -> None
     assert guest.at == CPU
 
 
-class Patcher:
-    """What Forge's ModelPatcher is to its manager."""
-
-    made = 0
-
-    def __init__(self, model: nn.Module, load_device: torch.device, offload_device: torch.device) -> None:
-        self.model, self.load_device, self.offload_device = model, load_device, offload_device
-        Patcher.made += 1
-
-
-class Loaded:
-    def __init__(self, model: Patcher) -> None:
-        self.model = model
-
-    def model_unload(self) -> None:
-        self.model.model.to(self.model.offload_device)
-
-
-class Manager:
-    """Forge's backend/memory_management.py as far as a guest sees it, with room for one model."""
-
-    def __init__(self) -> None:
-        self.current_loaded_models: list[Loaded] = []
-
-    def load_models_gpu(self, models: list[Patcher], memory_required: int = 0) -> None:
-        (patcher,) = models
-        if any(loaded.model is patcher for loaded in self.current_loaded_models):
-            return
-        while self.current_loaded_models:
-            self.current_loaded_models.pop().model_unload()
-        patcher.model.to(patcher.load_device)
-        self.current_loaded_models.insert(0, Loaded(patcher))
-
-    def soft_empty_cache(self) -> None:
-        return None
-
-
-@pytest.fixture
-def managed(memory: Any, monkeypatch: pytest.MonkeyPatch) -> Manager:
-    manager = Manager()
+@pytest.fixture(params=MANAGERS)
+def managed(memory: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> ForgeManager:
+    manager = MANAGERS[request.param]()
     monkeypatch.setattr(memory, "manager", manager)
-    monkeypatch.setattr(memory, "ModelPatcher", Patcher)
-    monkeypatch.setattr(Patcher, "made", 0)
+    monkeypatch.setattr(memory, "ModelPatcher", manager.patcher)
+    monkeypatch.setattr(manager.patcher, "made", 0)
     return manager
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_managed_host_has_one_patcher_and_evicts_it(memory: Any, managed: Manager, options: Any, policy: str) -> None:
+def test_managed_host_has_one_patcher_and_evicts_it(
+    memory: Any, managed: ForgeManager, options: Any, policy: str
+) -> None:
     options("oms_memory_policy", policy)
     guest = Guest()
     for _ in range(3):
@@ -191,36 +157,16 @@ def test_managed_host_has_one_patcher_and_evicts_it(memory: Any, managed: Manage
         stays = policy == "keep on the device"
         assert len(managed.current_loaded_models) == int(stays)
         assert guest.at == (META if stays else CPU)
-    assert Patcher.made == 1
+    assert managed.patcher.made == 1
     # The sampler's own load evicts a guest that was left there.
-    managed.load_models_gpu([Patcher(Guest(), META, CPU)])
+    samplers = managed.patcher(Guest(), META, CPU)
+    managed.load_models_gpu([samplers])
     assert guest.at == CPU
-
-
-def test_forgotten_network_leaves_the_managed_device(memory: Any, managed: Manager, options: Any) -> None:
-    options("oms_memory_policy", "keep on the device")
-    guest = Guest()
-    with memory.on_device(guest, META):
-        pass
-    memory.forget(guest)
-    assert guest.at == CPU
-    assert managed.current_loaded_models == []
-
-
-def test_a_network_that_is_dropped_takes_its_patcher_along(memory: Any, managed: Manager) -> None:
-    guest = Guest()
-    with memory.on_device(guest, META):
-        pass
-    gone = weakref.ref(guest)
-    memory.forget(guest)
-    del guest
-    gc.collect()
-    assert gone() is None
 
 
 def held(cache: Any) -> list[Any]:
     """The modules in memory."""
-    return list(cache._modules.values())
+    return [held.module for held in cache._modules.values()]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -461,12 +407,13 @@ def test_module_with_the_lent_pair_reads_no_other(memory: Any, pair: tuple, tmp_
     model = a1111_model(pair)
     lent = host_text.of(model)
     cache = ModuleCache(lambda entry: pytest.fail("another text encoder was looked for"))
-    module = cache.get(entry, "x", torch.float32, lent)
-    assert module.text_encoder is lent
+    with cache.use(entry, "x", torch.float32, lent) as module:
+        assert module.text_encoder is lent
     noise = torch.randn(1, 4, 8, 8)
     v, _ = module.predict_v(noise, ["night"])
     torch.testing.assert_close(v, module.psi(noise, MixClipEncoder(*pair).encode(["night"])), rtol=0, atol=1e-5)
-    assert cache.get(entry, "x", torch.float32, lent) is module
+    with cache.use(entry, "x", torch.float32, lent) as again:
+        assert again is module
     cache.clear()
 
 

@@ -1,6 +1,8 @@
 """The modules that are kept in memory: loaded once, two of them, with one text encoder between them."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,7 +31,8 @@ def entries(folder: Path) -> dict[str, ModuleEntry]:
 
 
 def get(cache, entry: ModuleEntry) -> OMSModule:
-    return cache.get(entry, fingerprint(entry.path), torch.float32)
+    with cache.use(entry, fingerprint(entry.path), torch.float32) as module:
+        return module
 
 
 def test_two_requests_at_once_load_once(cache, tmp_path, monkeypatch):
@@ -111,15 +114,107 @@ def test_a_file_that_changed_is_read_again_and_replaces_itself(cache, tmp_path):
     assert get(cache, found["b"]) is kept
 
 
-def test_what_cannot_be_loaded_costs_the_others_nothing(cache, tmp_path):
-    write_module(tmp_path / "a")
-    write_module(tmp_path / "b")
+def _cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-9])
+
+
+def _other_shape(file: Path) -> None:
+    """One of the last tensors to be read is of another shape than its config asks for."""
+    tensors = load_file(file)
+    name = max(name for name in tensors if name.endswith(".bias"))
+    save_file({**tensors, name: torch.zeros(7)}, file, {"oms.text_encoder": "openclip"})
+
+
+@pytest.mark.parametrize("spoil", [_cut, _other_shape])
+@pytest.mark.parametrize("part", ["oms_module", "text_encoder"])
+def test_what_cannot_be_loaded_costs_the_others_nothing(cache, tmp_path, part, spoil):
+    for name in "abc":
+        write_module(tmp_path / name)
     found = entries(tmp_path)
-    kept = get(cache, found["a"])
-    (tmp_path / "b" / "text_encoder" / "model.safetensors").write_bytes(b"broken")
-    with pytest.raises(ModuleFileError):
-        get(cache, found["b"])
-    assert get(cache, found["a"]) is kept
+    kept = get(cache, found["a"]), get(cache, found["b"])
+    (weights,) = (tmp_path / "c" / part).glob("*.safetensors")
+    spoil(weights)
+    with pytest.raises(ModuleFileError), cache.use(found["c"], "fingerprint", torch.float32):
+        pass
+    assert (get(cache, found["a"]), get(cache, found["b"])) == kept
+
+
+class LetGo(list):
+    """What a cache let go, in the order in which it did."""
+
+    def __call__(self, *networks) -> None:
+        self.extend(networks)
+
+
+@contextmanager
+def used(cache, entry: ModuleEntry) -> Iterator[OMSModule]:
+    with cache.use(entry, fingerprint(entry.path), torch.float32) as module:
+        yield module
+
+
+def test_nothing_is_let_go_while_somebody_uses_it(tmp_path):
+    for name in "abcd":
+        write_module(tmp_path / name)
+    found, gone = entries(tmp_path), LetGo()
+    cache = ModuleCache(lambda entry: find_source(entry, Places((tmp_path,))), gone)
+    with used(cache, found["a"]) as first, used(cache, found["a"]) as again:
+        assert again is first
+        cache.clear()
+        assert gone == []
+        other = threading.Thread(target=lambda: [get(cache, found[name]) for name in "bcd"])
+        other.start()
+        other.join()
+        assert first.psi not in gone
+        assert first.text_encoder not in gone
+        with used(cache, found["a"]) as anew:
+            assert anew is not first
+    assert first.psi in gone
+    assert anew.psi not in gone
+    assert anew.text_encoder not in gone
+
+
+def test_shared_text_encoder_goes_with_the_last_that_reads_it(tmp_path):
+    encoder = tiny_encoder(tmp_path / "encoder")
+    loads, gone = [], LetGo()
+    for i, name in enumerate("ab"):
+        psi = tiny_psi(encoder.width, i, {"oms.text_encoder": "openclip", "oms.latents": "sd"})
+        psi.save_pretrained(tmp_path / f"{name}.safetensors")
+    write_module(tmp_path / "c")
+    found = entries(tmp_path)
+
+    def source(entry: ModuleEntry) -> TextSource:
+        if entry.name == "c":
+            return find_source(entry, Places())
+        return TextSource("openclip", "shared", lambda dtype: loads.append(1) or encoder)
+
+    cache = ModuleCache(source, gone)
+    a, b = get(cache, found["a"]), get(cache, found["b"])
+    assert a.text_encoder is b.text_encoder is encoder
+    c = get(cache, found["c"])
+    assert gone == [a.psi]
+    get(cache, found["a"])
+    assert gone == [a.psi, b.psi]
+    assert loads == [1]
+    cache.clear()
+    assert set(gone) >= {c.psi, c.text_encoder, encoder}
+
+
+def test_stopped_between_its_parts_it_goes_on_from_there(tmp_path):
+    """Whoever interrupts after the text encoder was read does not wait for psi, nor for the text encoder again."""
+    write_module(tmp_path / "a")
+    (entry,), told = scan([tmp_path]), []
+
+    def before(what: str) -> None:
+        told.append(what)
+        if len(told) == 2:
+            raise InterruptedError
+
+    cache = ModuleCache()
+    with pytest.raises(InterruptedError), cache.use(entry, "x", torch.float32, before=before):
+        pass
+    with cache.use(entry, "x", torch.float32, before=before):
+        pass
+    assert told == ["Loading the text encoder of OMS module a", *["Loading OMS module a"] * 2]
 
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])

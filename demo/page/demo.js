@@ -21,7 +21,8 @@
         const percent = Math.round(answer.progress * 100);
         place.querySelector(".bar").style.width = percent + "%";
         const steps = answer.state.sampling_step + "/" + answer.state.sampling_steps;
-        place.querySelector("span").textContent = percent + "% (step " + steps + ")";
+        const told = answer.textinfo ? answer.textinfo + " " : ""; // as the host's progressbar.js shows it
+        place.querySelector("span").textContent = told + percent + "% (step " + steps + ")";
         const preview = place.querySelector(".demo-preview");
         preview.hidden = !answer.current_image;
         if (answer.current_image) preview.src = "data:image/png;base64," + answer.current_image;

@@ -14,7 +14,7 @@ from lib_oms.fingerprint import fingerprint
 from lib_oms.library import ModuleEntry
 from lib_oms.settings import OMSSettings
 from lib_oms.text import TextEncoder
-from lib_oms.webui import host, host_text, infotext, memory, offer, options, xyz
+from lib_oms.webui import host, host_text, infotext, memory, offer, options, progress, xyz
 from lib_oms.webui.first_step import NotApplicable, first_step
 from lib_oms.webui.loaded import LOADED
 from lib_oms.webui.request import Request, starting_noise
@@ -52,6 +52,7 @@ def before_sampling(p: Any, args: Sequence[Any], noise: Tensor) -> None:
     except NotApplicable as reason:
         _go_without(p, str(reason))
     except Exception as error:
+        progress.let_go_of(error)
         if options.continues_on_failure():
             infotext.clear(p)
             _go_without(p, f"it failed: {host.message(error)}")
@@ -87,15 +88,19 @@ def _take_the_step(p: Any, settings: OMSSettings, noise: Tensor) -> None:
 def _run(request: Request, entry: ModuleEntry, model: Any) -> Tensor:
     """Runs the module on the host's device, and leaves the device's memory to the sampler as the setting says."""
     device = host.compute_device()
+    drops = options.memory_policy() == options.DROP
     lent = host_text.of(model) if entry.text_encoder == "mixclip" else None
+    using = LOADED.use(entry, fingerprint(entry.path), host.compute_dtype(), lent, progress.begins)
     try:
-        module = LOADED.get(entry, fingerprint(entry.path), host.compute_dtype(), lent)
-        encoded = _encoded(request, module.text_encoder, device)
-        needed = memory.working_memory(request.noise, module.psi.config.block_out_channels[0])
-        with memory.on_device(module.psi, device, needed):
-            return starting_noise(request, module, encoded)
+        with progress.shown(), using as module:
+            encoded = _encoded(request, module.text_encoder, device)
+            progress.begins("One More Step")
+            guided = request.settings.guidance_scale != 1.0
+            needed = memory.working_memory(request.noise, module.psi.config, device, guided)
+            with memory.on_device(module.psi, device, needed, dropped_next=drops):
+                return starting_noise(request, module, encoded, progress.check)
     finally:
-        if options.memory_policy() == options.DROP:
+        if drops:
             LOADED.clear()
             host_text.forget()
 
@@ -104,6 +109,10 @@ def _encoded(request: Request, encoder: TextEncoder, device: torch.device) -> di
     texts = request.texts
     known = encoder.remembered(texts, device)
     if known is None:
+        progress.begins("One More Step: reading the prompt")
         with memory.on_device(encoder, device):
-            known = encoder.encode_each(texts)
+            known = []
+            for text in texts:
+                progress.check()
+                known += encoder.encode_each([text])
     return dict(zip(texts, known, strict=True))

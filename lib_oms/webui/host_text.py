@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -88,14 +89,20 @@ class HostTextEncoder(TextEncoder):
 
 
 _known: HostTextEncoder | None = None
+_lock = threading.Lock()
 
 
 def of(model: Any) -> HostTextEncoder | None:
-    """The pair of the loaded model, or None where it has none that is known here."""
+    """The pair of the loaded model, or None where it has none that is known here.
+
+    The same one for all who ask, page, download and generation at once: psi is kept for the very encoder that it was
+    loaded with.
+    """
     global _known
-    if _known is None or not _known.belongs_to(model):
-        _known = _of_forge(model) or _of_first_forge(model) or _of_a1111(model)
-    return _known
+    with _lock:
+        if _known is None or not _known.belongs_to(model):
+            _known = _of_forge(model) or _of_first_forge(model) or _of_a1111(model)
+        return _known
 
 
 def forget() -> None:

@@ -5,4 +5,4 @@ from __future__ import annotations
 from lib_oms.module_cache import ModuleCache
 from lib_oms.webui import memory, sources
 
-LOADED = ModuleCache(sources.source_of, lambda module: memory.forget(module.psi, module.text_encoder))
+LOADED = ModuleCache(sources.source_of, memory.forget)

@@ -1,19 +1,26 @@
 """Whose the device's memory is: for the step ours, before and after it the sampler's.
 
 The text encoder and psi come to the device one after the other, each only while it computes. Where they stay
-afterwards is the setting "OMS memory policy".
+afterwards is the setting "OMS memory policy". What is dropped gives its memory back at once, without waiting for
+Python's collector and whoever may still hold a reference.
 """
 
 from __future__ import annotations
 
+import ctypes
+import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from modules import devices, shared
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from lib_oms.unet_config import OMSUNetConfig
 from lib_oms.webui.options import KEEP_ON_DEVICE, memory_policy
 
 try:
@@ -31,34 +38,72 @@ except ImportError:
     except ImportError:  # A1111 has no manager
         manager = ModelPatcher = None
 
-_PATCHER = "oms_model_patcher"
+_PATCHERS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+"""The ModelPatcher of each network that a manager has seen: managers may hold it weakly (Forge Neo), so it has to live
+as long as its network is wanted, and not on the network, or the two would only be freed together by the collector.
+`forget` takes it out.
+"""
+_TURN = threading.RLock()
+"""Whoever has a network on the device; nobody moves or drops one meanwhile."""
 _FEATURE_MAPS = 64
-"""How many feature maps of psi's first width are alive at once, rounded up: skips, attention, and their copies."""
+"""How many feature maps of psi's first width are alive at once with guidance, rounded up to twice of what was counted:
+skips, attention, their copies, and what the kernels of convolutions take beside them.
+"""
+_SCORES = 2
+"""How often attention that is not fused holds its scores at once: before and after softmax, both in float32."""
 
 
-def working_memory(noise: Tensor, width: int) -> int:
-    """Bytes that psi's forward takes for one picture of `noise` [B, 4, h, w], if its first block is `width` wide."""
+def working_memory(noise: Tensor, config: OMSUNetConfig, device: torch.device, guided: bool) -> int:
+    """Bytes that psi's forward takes on `device` for one picture of `noise` [B, 4, h, w], `guided` or not."""
     pixels = noise.shape[-1] * noise.shape[-2]
-    return _FEATURE_MAPS * width * pixels * (4 if devices.dtype == torch.float32 else 2)
+    itemsize = 4 if devices.dtype == torch.float32 else 2
+    needed = _FEATURE_MAPS * config.block_out_channels[0] * pixels * itemsize
+    if fused_attention(device, devices.dtype, config.block_out_channels[-1] // config.num_attention_heads[-1]):
+        return needed
+    scores = [
+        heads * (pixels // 4**level) ** 2
+        for level, (heads, kind) in enumerate(zip(config.num_attention_heads, config.down_block_types, strict=True))
+        if "Attn" in kind
+    ]
+    return needed + (2 if guided else 1) * _SCORES * 4 * max(scores, default=0)
+
+
+def fused_attention(device: torch.device, dtype: torch.dtype, width: int) -> bool:
+    """Whether torch computes attention of heads of this width on `device` without holding every score at once.
+
+    What cannot tell is taken for a device that does not: that asks a manager for too much, not for too little.
+    """
+    choose = getattr(torch, "_fused_sdp_choice", None)  # scaled_dot_product_attention's own question
+    if choose is None or not hasattr(F, "scaled_dot_product_attention"):
+        return False
+    try:
+        heads = torch.empty(1, 1, 64, width, dtype=dtype, device=device)
+        return choose(heads, heads, heads) != 0  # 0 is the plain mathematics
+    except Exception:  # no such kernel for this device: torch has errors of many kinds for that
+        return False
 
 
 @contextmanager
-def on_device(network: nn.Module, device: torch.device, needed: int = 0) -> Iterator[None]:
+def on_device(
+    network: nn.Module, device: torch.device, needed: int = 0, *, dropped_next: bool = False
+) -> Iterator[None]:
     """Holds `network` on `device` for the body, which needs `needed` bytes beside its weights, and then lets the
-    device's memory go as the setting says.
+    device's memory go as the setting says. One that is `dropped_next` is left there: to move it would be for nothing.
     """
     if next(network.parameters(), None) is None:  # the host's text encoders: it moves them itself
         yield
         return
     lender = _lender()
-    try:
-        lender.bring(network, device, needed)
-        yield
-    except BaseException:
-        lender.take_away(network)  # whatever went wrong, a full device would only make it worse
-        raise
-    if memory_policy() != KEEP_ON_DEVICE or not lender.may_stay():
-        lender.take_away(network)
+    with _TURN:
+        try:
+            lender.bring(network, device, needed)
+            yield
+        except BaseException:
+            lender.take_away(network)  # whatever went wrong, a full device would only make it worse
+            raise
+        stays = dropped_next or (memory_policy() == KEEP_ON_DEVICE and lender.may_stay())
+        if not stays:
+            lender.take_away(network)
 
 
 class _Plain:
@@ -73,6 +118,12 @@ class _Plain:
     def take_away(self, network: nn.Module) -> None:
         if network_device(network).type != "cpu":
             network.to("cpu")
+            devices.torch_gc()
+
+    def drop(self, network: nn.Module) -> None:
+        was_on = network_device(network)
+        _release(network)
+        if was_on.type != "cpu":
             devices.torch_gc()
 
     def may_stay(self) -> bool:
@@ -105,31 +156,82 @@ class _Managed:
         network.to(device)
 
     def take_away(self, network: nn.Module) -> None:
-        patcher = getattr(network, _PATCHER, None)
-        held = self._manager.current_loaded_models
-        for i in reversed([i for i, loaded in enumerate(held) if patcher is not None and loaded.model is patcher]):
-            held.pop(i).model_unload()
+        self._evict(_PATCHERS.get(network))
         if network_device(network).type != "cpu":
             network.to("cpu")
+            self._manager.soft_empty_cache()
+
+    def drop(self, network: nn.Module) -> None:
+        """The weights go first, so that evicting does not carry them to RAM; what the manager wrote down of them, such
+        as Forge Neo's pinned memory, is taken back by the manager's own means.
+        """
+        patcher = _PATCHERS.pop(network, None)
+        was_on = network_device(network)
+        unpin = getattr(patcher, "unpin_all_weights", None)
+        if callable(unpin):
+            unpin()
+        _release(network)
+        self._evict(patcher)
+        if patcher is not None:
+            del patcher.model.network  # Forge's LoraLoader and the model that it is of hold each other
+        if was_on.type != "cpu":
             self._manager.soft_empty_cache()
 
     def may_stay(self) -> bool:
         """The manager evicts what stays as soon as the sampler needs the memory."""
         return True
 
+    def _evict(self, patcher: Any | None) -> None:
+        held = self._manager.current_loaded_models
+        for i in reversed([i for i, loaded in enumerate(held) if patcher is not None and loaded.model is patcher]):
+            held.pop(i).model_unload()
+
     def _patcher(self, network: nn.Module, device: torch.device) -> Any:
-        """Made once for each network, as the manager knows its guests by it, and gone with the network."""
-        if not hasattr(network, _PATCHER):
+        """Made once for each network, as the manager knows its guests by it."""
+        if network not in _PATCHERS:
             guest = OneMoreStepGuest(network)
-            patcher = self._patcher_class(guest, load_device=device, offload_device=torch.device("cpu"))
-            setattr(network, _PATCHER, patcher)
-        return getattr(network, _PATCHER)
+            _PATCHERS[network] = self._patcher_class(guest, load_device=device, offload_device=torch.device("cpu"))
+        return _PATCHERS[network]
 
 
 def forget(*networks: nn.Module) -> None:
-    """Takes the networks off the device for good: they are about to be dropped."""
-    for network in networks:
-        _lender().take_away(network)
+    """Drops the networks for good: the memory of their weights is free when this returns, whoever still holds them.
+    They cannot be used any more.
+    """
+    with _TURN:
+        for network in networks:
+            _lender().drop(network)
+    if networks:
+        give_back_freed_pages()
+
+
+def _release(network: nn.Module) -> None:
+    """Leaves every weight of `network` without content.
+
+    A reference may be left anywhere: in a manager's list, in the frames of an exception, in a cycle of the host's own.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        for part in network.modules():
+            for tensors in (part._parameters, part._buffers):
+                for name, tensor in tensors.items():
+                    if tensor is None:
+                        continue
+                    empty = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+                    try:
+                        tensor.data = empty
+                    except RuntimeError:  # moved in inference mode by the host: such a tensor keeps its content
+                        is_weight = tensors is part._parameters
+                        tensors[name] = nn.Parameter(empty, requires_grad=False) if is_weight else empty
+
+
+def give_back_freed_pages() -> None:
+    """Lets the system have the memory that the C library keeps after it was freed, where that can be asked for it.
+
+    glibc keeps freed blocks of up to 32 MB, as most weights are, for the next allocation.
+    """
+    if sys.platform.startswith("linux"):
+        with suppress(OSError, AttributeError):  # musl has no such call, and needs none
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _lender() -> _Plain | _Managed:
@@ -137,13 +239,22 @@ def _lender() -> _Plain | _Managed:
 
 
 def network_device(network: nn.Module) -> torch.device:
-    """Where a network's weights are; the CPU for one that has none."""
-    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    """Where a network's weights are, if only some of them: the first device that is not the CPU, else the CPU.
+
+    A manager that runs out of memory while it loads may leave large layers on the device and small ones behind.
+    """
+    return next((where for where in _devices(network) if where.type != "cpu"), torch.device("cpu"))
+
+
+def _devices(network: nn.Module) -> Iterator[torch.device]:
+    yield from (parameter.device for parameter in network.parameters())
+    yield from (buffer.device for buffer in network.buffers())
 
 
 def _is_on(network: nn.Module, device: torch.device) -> bool:
-    here = network_device(network)
-    return here.type == device.type and (device.index is None or here.index == device.index)
+    return all(
+        here.type == device.type and (device.index is None or here.index == device.index) for here in _devices(network)
+    )
 
 
 def _saves_memory() -> bool:

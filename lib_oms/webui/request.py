@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,16 +65,23 @@ class Request:
         return list(dict.fromkeys([*self.oms_prompts, *negatives]))
 
 
-def starting_noise(request: Request, module: OMSModule, encoded: Mapping[str, Tensor]) -> Tensor:
+def starting_noise(
+    request: Request, module: OMSModule, encoded: Mapping[str, Tensor], before_each: Callable[[], None] = lambda: None
+) -> Tensor:
     """What the host is to start from instead of `request.noise`, of the same shape, float32 on the module's device.
 
-    `encoded` holds what the module's text encoder makes of each of `request.texts`.
+    `encoded` holds what the module's text encoder makes of each of `request.texts`. `before_each` is called before
+    every picture, and may raise to stop.
 
     Picture by picture, so that each is to the last bit what it would be alone: neither psi's arithmetic nor the length
     of the encoded text depends on its neighbours.
     """
     noise = request.noise.to(module.device, torch.float32, copy=True)
-    return torch.cat([_one_picture(request, module, encoded, x_S, i) for i, x_S in enumerate(noise.split(1))])
+    made = []
+    for i, x_S in enumerate(noise.split(1)):
+        before_each()
+        made.append(_one_picture(request, module, encoded, x_S, i))
+    return torch.cat(made)
 
 
 def _one_picture(
