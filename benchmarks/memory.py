@@ -1,107 +1,95 @@
-"""Does memory grow? Many generations in a row in the miniature WebUI, without the step and with it under each policy.
+"""Does memory grow? What the operating system sees of a WebUI over many pictures, with and without the step.
 
-    python benchmarks/memory.py [--count 200] [--model models/demo]
+    python benchmarks/memory.py [--count 30] [--after 6]
 
-Every kind runs in a process of its own. Prints the resident memory after the warm-up and at the end, and what one
-generation added; the kind without the step is what the others are to be compared with.
+Three modules of the published size (psi of 154 M parameters, OpenCLIP ViT-H of 340 M, random weights, as files) take
+turns, in the miniature WebUI, or in the one that OMS_WEBUI_DIR names (tests/real_host_helpers.py). Each memory policy
+gets a fresh process. Its resident memory is read from outside, after each picture; nothing collects, trims or waits in
+between. Ends with 1 where the memory after the last picture is more than 3 % above that after the `--after`th.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
-import gc
-import io
-import json
-import subprocess
+import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-WARM_UP = 150  # more prompts than the cache of encoded ones holds: it is full when the counting begins
-KINDS = {
-    "without the step": None,
-    "keep on the device": "keep on the device",
-    "keep in RAM": "keep in RAM",
-    "drop after use": "drop after use",
-}
-PAGE = 4096
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+import psutil
+import real_host_helpers
+from extension_helpers import ROOT, WebUI, WebUIProcess
+from module_helpers import write_published_size
+from real_host_helpers import RealWebUI
+
+from lib_oms.embedded import LATENTS
+
+NAMES = ("one", "two", "three")
+KINDS = ("without the step", "keep on the device", "keep in RAM", "drop after use")
+ALLOWED = 1.03
 
 
-def resident() -> int:
-    """Bytes of this process in RAM, without those that are free already and only kept back by the C library.
-
-    Raises RuntimeError where the system does not tell (all but Linux).
-    """
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # glibc has it
-        ctypes.CDLL(None).malloc_trim(0)
-    statm = Path("/proc/self/statm")
-    if not statm.is_file():
-        raise RuntimeError("this benchmark reads /proc/self/statm, which only Linux has")
-    return int(statm.read_text().split()[1]) * PAGE
+def start(folder: Path, models: Path, model: Path) -> WebUI:
+    """The WebUI in a process of its own."""
+    if real_host_helpers.folder() is not None:
+        return RealWebUI(folder, models)
+    if not (models / model.name).exists():
+        shutil.copytree(model, models / model.name)  # it looks for modules beside its model
+    return WebUIProcess(folder, "forge", models / model.name, ROOT)
 
 
-def measure(kind: str, count: int, model: Path) -> dict[str, float]:
-    """Runs one kind in this process."""
-    sys.path.insert(0, str(ROOT))
-    import requests
-
-    from demo import server
-
-    quiet = io.StringIO()
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
-        arguments = ["--port", "0", "--api-only", "--data-dir", folder, "--model", str(model)]
-        running = server.start([*arguments, "--oms-models-dir", str(model.parent)])
-        try:
-            from modules import shared
-
-            policy = KINDS[kind]
-            if policy is not None:
-                shared.opts.data["oms_memory_policy"] = policy
-            body = {"prompt": "a red circle", "steps": 2, "width": 64, "height": 64, "sampler_name": "Euler"}
-            started = 0.0
-            for i in range(WARM_UP + count):
-                if i == WARM_UP:
-                    first, started = resident(), time.perf_counter()
-                # Another prompt each time: the caches of encoded prompts fill up, and must be bounded.
-                script = {"args": [policy is not None, "Automatic", f"background number {i}", 1.5, 0.5]}
-                body |= {"seed": i, "alwayson_scripts": {"One More Step": script}}
-                answer = requests.post(f"{running.url}/sdapi/v1/txt2img", json=body, timeout=600)
-                answer.raise_for_status()
-                assert ("OMS: True" in answer.json()["info"]) == (policy is not None), answer.json()["info"]
-            seconds = time.perf_counter() - started
-            return {"first": first, "last": resident(), "seconds": seconds}
-        finally:
-            running.close()
+def measure(webui: WebUI, kind: str, count: int) -> tuple[list[int], float]:
+    """Bytes in RAM after each picture, and the seconds that one takes."""
+    process = psutil.Process(webui._process.pid)
+    steps = kind != KINDS[0]
+    if steps:
+        webui.options(oms_memory_policy=kind)
+    # A short request that every host answers; what the WebUI itself needs for it is the same each time.
+    fields = {"sampler_name": "Euler", "steps": 2, "width": 64, "height": 64, "cfg_scale": 1}
+    resident, started = [], time.perf_counter()
+    for i in range(count):
+        oms = (True, NAMES[i % len(NAMES)], "a night", 1.5) if steps else ()
+        made = webui.txt2img(*oms, seed=i, **fields)
+        assert ("OMS: True" in made.infotext) == steps, made.infotext
+        resident.append(process.memory_info().rss)
+        print(f"\r{kind}: {i + 1}/{count}, {resident[-1] / 2**20:.0f} MB", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return resident, (time.perf_counter() - started) / count
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=200, help="generations after the warm-up (default 200)")
-    parser.add_argument("--model", type=Path, default=ROOT / "models" / "demo", help="the model (default models/demo)")
-    parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)
+    parser.add_argument("--count", type=int, default=30, help="pictures of each kind (default 30)")
+    parser.add_argument("--after", type=int, default=6, help="the picture to compare the last with (default 6)")
+    parser.add_argument("--kind", choices=KINDS, action="append", help="one of them alone; may be given again")
+    parser.add_argument("--model", type=Path, default=ROOT / "models" / "demo", help="of the miniature WebUI")
     args = parser.parse_args()
-    if args.kind:
-        print(json.dumps(measure(args.kind, args.count, args.model.resolve())))
-        return
-    print(f"{args.count} generations after {WARM_UP} of warm-up, 64x64, 2 steps")
-    print("| kind | MB after the warm-up | MB at the end | KB per generation | seconds per generation |")
-    print("|---|---|---|---|---|")
-    for kind in KINDS:
-        command = [sys.executable, __file__, "--count", str(args.count), "--model", str(args.model), "--kind", kind]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        found = json.loads(done.stdout.splitlines()[-1])
-        grown = (found["last"] - found["first"]) / 1024 / args.count
-        print(
-            f"| {kind} | {found['first'] / 2**20:.1f} | {found['last'] / 2**20:.1f} | {grown:.1f} "
-            f"| {found['seconds'] / args.count:.3f} |",
-            flush=True,
-        )
+    real = real_host_helpers.folder()
+    print(f"{args.count} pictures in {real.name if real else 'the miniature WebUI'}")
+    print(f"| policy | MB at the start | after 1 | after {args.after} | after {args.count} | grown | s per picture |")
+    print("|---|---|---|---|---|---|---|")
+    good = True
+    with tempfile.TemporaryDirectory(prefix="oms-memory-") as folder:
+        models = Path(folder) / "models"
+        write_published_size(models, NAMES, "sd" if real else LATENTS)
+        for number, kind in enumerate(args.kind or KINDS):
+            webui = start(Path(folder) / f"webui-{number}", models, args.model.resolve())
+            try:
+                first = psutil.Process(webui._process.pid).memory_info().rss
+                resident, seconds = measure(webui, kind, args.count)
+            finally:
+                webui.close()
+            shown = [first, resident[0], resident[args.after - 1], resident[-1]]
+            grown = resident[-1] / resident[args.after - 1]
+            good = good and grown <= ALLOWED
+            cells = [f"{value / 2**20:.0f}" for value in shown]
+            print(f"| {kind} | {' | '.join(cells)} | {grown - 1:+.1%} | {seconds:.1f} |", flush=True)
+    return 0 if good else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -53,6 +56,34 @@ def write_module(folder: Path, latents: str | None = "sd", *, level: bool = True
     text_model(VIT_H, 1).save_pretrained(folder / "text_encoder", safe_serialization=True)
     write_tokenizer(folder / "tokenizer", pad_token="!")
     return folder
+
+
+PUBLISHED_VIT_H = {
+    **VIT_H, "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 23,
+    "vocab_size": 49408,
+}
+
+
+def write_published_size(folder: Path, names: Sequence[str], latents: str) -> None:
+    """Modules of the published size (psi of 154 M parameters, ViT-H of 340 M) in half precision, with random weights.
+
+    Each has the text encoder in its own folder, so that each is loaded with its own; on disk it is one file.
+    """
+    text = _random(text_model(PUBLISHED_VIT_H, 0))
+    text.save_pretrained(folder / names[0] / "text_encoder", safe_serialization=True)
+    for name in names:
+        psi = OMSUNet(OMSUNetConfig.base(), {"oms.text_encoder": "openclip", "oms.latents": latents})
+        _random(psi).save_pretrained(folder / name / "oms_module")
+        write_tokenizer(folder / name / "tokenizer", pad_token="!")
+        if name != names[0]:
+            shutil.copytree(folder / names[0] / "text_encoder", folder / name / "text_encoder", copy_function=os.link)
+
+
+@torch.no_grad()
+def _random(network: nn.Module) -> nn.Module:
+    for parameter in network.parameters():
+        parameter.normal_(0, 0.02)
+    return network.half()
 
 
 class Forwards(list):

@@ -75,7 +75,7 @@ def text_model(config: dict[str, Any], seed: int = 0, *, projection: bool = Fals
 
     torch.manual_seed(seed)
     kind = CLIPTextModelWithProjection if projection else CLIPTextModel
-    model = kind(CLIPTextConfig(**config, vocab_size=len(vocabulary()))).eval()
+    model = kind(CLIPTextConfig(**{"vocab_size": len(vocabulary()), **config})).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "layer_norm" in name:
