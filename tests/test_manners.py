@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -213,7 +214,12 @@ def test_known_prompts_leave_the_text_encoder_where_it_is(webui: WebUI, monkeypa
 
     moved = []
     on_device = memory.on_device
-    monkeypatch.setattr(memory, "on_device", lambda network, *a: moved.append(type(network)) or on_device(network, *a))
+
+    def watched(network: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        moved.append(type(network))
+        return on_device(network, *args, **kwargs)
+
+    monkeypatch.setattr(memory, "on_device", watched)
     for _ in range(2):
         webui.txt2img(True, MODULE, "a prompt that was never there before", 1.5, sampler_name="Euler")
     assert [kind.__name__ for kind in moved] == ["OpenCLIPEncoder", "OMSUNet", "OMSUNet"]
@@ -380,6 +386,26 @@ def test_a_pair_that_is_dropped_forgets_its_prompts_and_keeps_its_tokenizers(mem
     host_text.forget()
     assert lent.remembered(["night"], lent.device) is None
     assert host_text.of(model) is lent
+
+
+def test_page_download_and_queue_get_the_same_pair(memory: Any, pair: tuple) -> None:
+    """psi is kept for the encoder that it was loaded with: with another one it would be read again."""
+    from lib_oms.webui import host_text
+
+    model = a1111_model(pair)
+    barrier, got = threading.Barrier(4), []
+
+    def ask() -> None:
+        barrier.wait()
+        got.append(host_text.of(model))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 4
+    assert len({id(lent) for lent in got}) == 1
 
 
 def test_unloaded_model_is_not_kept(memory: Any, tmp_path: Path) -> None:
