@@ -160,6 +160,13 @@ def test_stray_references_hold_nothing(memory: Any, no_collector: None) -> None:
     assert sum(parameter.nbytes for parameter in stray[0].parameters()) == 0
 
 
+def test_weights_that_a_host_made_in_inference_mode_go_too(memory: Any, no_collector: None) -> None:
+    with torch.inference_mode():
+        network = Weighty()
+    memory.forget(network)
+    assert network.bytes == 0
+
+
 def test_memory_that_is_pinned_is_unpinned_before_it_goes(memory: Any, options: Any) -> None:
     if memory.manager is None or not hasattr(memory.manager.patcher, "pin"):
         pytest.skip("Forge Neo's alone")

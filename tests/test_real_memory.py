@@ -1,12 +1,16 @@
-"""Memory in a real WebUI, which OMS_WEBUI_DIR names, with modules of the published size, and Python's collector off.
+"""Memory, and Interrupt, in a real WebUI, which OMS_WEBUI_DIR names, with modules of the published size.
 
-Takes minutes and 10 GB of memory. What the operating system sees of it, benchmarks/memory.py measures.
+Python's collector is off while tensors are counted. Takes minutes and 10 GB of memory. What the operating system sees
+of it, benchmarks/memory.py measures.
 """
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import real_host_helpers
+import requests
 from extension_helpers import WebUI
 from module_helpers import write_published_size
 from real_host_helpers import RealWebUI
@@ -51,3 +55,22 @@ def test_three_modules_in_turn_hold_no_more_than_two(webui: WebUI, policy: str) 
     kept = [(picture(webui, policy, MODULES[i % 3]) - nothing) / one for i in range(7)]
     expected = [0.0] * 7 if policy == "drop after use" else [1.0] + [2.0] * 6
     assert kept == pytest.approx(expected, abs=0.1), "modules in memory after each picture"
+
+
+def test_interrupt_while_it_loads(webui: WebUI) -> None:
+    """The page says what is loaded; after Interrupt no other part begins."""
+    webui.options(oms_memory_policy="drop after use")
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(webui.txt2img, True, MODULES[0], "night", 1.5, sampler_name="Euler")
+        told = []
+        while not asked.done() and not any("Loading the text encoder of OMS module one" in text for text in told):
+            told.append(webui.get("/sdapi/v1/progress?skip_current_image=true").json()["textinfo"] or "")
+            time.sleep(0.05)
+        requests.post(f"{webui.url}/sdapi/v1/interrupt", timeout=60).raise_for_status()
+        started = time.perf_counter()
+        made = asked.result()
+    print(f"answered {time.perf_counter() - started:.1f} s after the interruption")
+    assert "OMS skipped: the picture was interrupted before the step was taken" in made.infotext
+    assert "OMS: True" not in made.infotext
+    assert webui.get("/sdapi/v1/progress").json()["textinfo"] is None
+    assert "OMS: True" in webui.txt2img(True, MODULES[0], "night", sampler_name="Euler").infotext
