@@ -46,7 +46,7 @@ def tests(session: nox.Session, host: str) -> None:
     if host == "latest":
         install(session, "test-library", None)
     else:
-        install(session, "test", host)
+        install(session, "demo,test", host)
         if not (shutil.which("chromium") or os.environ.get("CHROMIUM")):
             session.warn("chromium is missing: the tests in a browser will be skipped (apt-get install chromium)")
     chosen = session.posargs or (["-m", ""] if host == "forge" else [])

@@ -1,6 +1,6 @@
 """Remakes the README's pictures of the page: `python docs/make_screenshots.py`.
 
-Needs what the tests in a browser need: `pip install -e ".[test]"` and Chromium.
+Needs what the tests in a browser need: `pip install -e ".[demo,test]"` and Chromium.
 """
 
 import sys
