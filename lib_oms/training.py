@@ -25,23 +25,21 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from lib_oms import __version__
+from lib_oms import __version__, catalogue
 from lib_oms.dataset import read_image_folder
 from lib_oms.errors import OMSError, SettingError
 from lib_oms.prompt import Span
+from lib_oms.text import TextEncoder, encoder_width, load_text_encoder
 from lib_oms.training_data import Encoders, TrainingData, Workers, encode_examples
 from lib_oms.training_settings import TrainingSettings, add_arguments
 from lib_oms.training_state import Run, learning_rate
 from lib_oms.unet import OMSUNet, OMSUNetConfig
-
-if TYPE_CHECKING:
-    from lib_oms.text import TextEncoder
 
 __all__ = ["TrainingData", "TrainingSettings", "add_arguments", "main", "train"]
 
@@ -67,7 +65,9 @@ def train(settings: TrainingSettings, data: TrainingData | None = None, config: 
     accelerator = _make_accelerator(settings)
     share = _share_of_batch(settings, accelerator.num_processes)[accelerator.process_index]
     work = Path(settings.output) / "training"
-    if data is None:
+    if data is not None:
+        _refuse_other_width(settings, data.text.shape[-1])
+    else:
         data = _encode(settings, accelerator, work / "cache")
     _, channels, *_ = data.latents.shape
     identity = _identity(settings, config, data)
@@ -204,13 +204,12 @@ def _encoders(settings: TrainingSettings) -> Encoders:
             raise SettingError(f"neither model nor {name} is given: one of them must say where the {name} encoder is.")
         if not path.is_dir():
             raise SettingError(f"{name}: the folder {path} does not exist.")
+    _refuse_other_width(settings, encoder_width(text, settings.text_kind))
     parts = [folder for folder in sorted(text.iterdir()) if TEXT_FOLDER.fullmatch(folder.name)]
-    return Encoders(vae, functools.partial(_load_text, text, settings.text_kind), parts)
+    return Encoders(vae, functools.partial(_load_text, text, settings.text_kind), parts, settings.text_kind)
 
 
 def _load_text(folder: Path, kind: str, device: torch.device) -> Callable[[Sequence[str]], torch.Tensor]:
-    from lib_oms.text import load_text_encoder
-
     encoder = load_text_encoder(folder, kind).to(device)
     return functools.partial(encode_captions, encoder)
 
@@ -237,6 +236,17 @@ def _make_psi(settings: TrainingSettings, config: OMSUNetConfig, device: torch.d
     if settings.gradient_checkpointing:
         _checkpoint_gradients(psi)
     return psi
+
+
+def _refuse_other_width(settings: TrainingSettings, width: int) -> None:
+    """A module for the latents that everybody has must read the text that everybody has for it."""
+    expected = catalogue.TEXT_ENCODERS[settings.text_kind].width
+    if settings.latents in catalogue.LATENTS_NAMES and width != expected:
+        raise SettingError(
+            f"latents {settings.latents} with text_kind {settings.text_kind} needs text of width {expected}, but this "
+            f"text encoder gives {width}: name the right folder with --text or the right --text-kind, or give the "
+            "latents a name of your own"
+        )
 
 
 def _check_fit(config: OMSUNetConfig, channels: int, width: int, count: int) -> None:

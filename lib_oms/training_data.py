@@ -104,11 +104,13 @@ class Encoders:
         vae: folder of a diffusers VAE.
         load_text: returns the function that encodes captions [B] to [B, L, D], on the given device.
         text_folders: the folders whose files decide what `load_text` computes.
+        text_kind: what else does: which of their networks are used, and how.
     """
 
     vae: Path
     load_text: Callable[[torch.device], Callable[[Sequence[str]], torch.Tensor]]
     text_folders: Sequence[Path]
+    text_kind: str
 
 
 @dataclass
@@ -167,7 +169,7 @@ def encode_examples(
 
     # Text first: it is done sooner, so what is wrong with it is said sooner.
     text = _cached(
-        "text", cache, captions, captions, hashes["text_encoder"],
+        "text", cache, captions, captions, [hashes["text_encoder"], encoders.text_kind],
         CAPTIONS_PER_SHARD, lambda: encoders.load_text(workers.device), 4 * batch_size, workers,
     )  # fmt: skip
     latents = _cached(

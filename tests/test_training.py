@@ -365,7 +365,7 @@ def encode(folder, model, cache, resolution=16, count=None):
                 count.append(("latents", len(part)))
                 yield path, part, last
 
-    encoders = Encoders(model / "vae", load_text, [model / "text_encoder", model / "tokenizer"])
+    encoders = Encoders(model / "vae", load_text, [model / "text_encoder", model / "tokenizer"], "openclip")
     workers = Workers(torch.device("cpu"), progress=counted)
     return encode_examples(read_image_folder(folder), encoders, resolution, cache, workers)
 
@@ -454,6 +454,18 @@ def test_mixclip_has_the_width_of_both_encoders(tmp_path, model, pictures):
     assert psi.metadata["oms.text_encoder"] == "mixclip"
 
 
+def test_the_other_kind_of_text_is_encoded_anew(tmp_path, model, pictures):
+    def trained(kind, **changes):
+        settings = small_settings(
+            tmp_path, data=str(pictures), model=str(model), text_kind=kind, resolution=16, size="tiny", steps=1,
+            batch_size=2, **changes,
+        )  # fmt: skip
+        return OMSUNet.from_pretrained(train(settings)).config.cross_attention_dim
+
+    assert trained("openclip") == TEXT_WIDTH
+    assert trained("mixclip", restart=True) == TEXT_WIDTH + 16
+
+
 def test_a_caption_is_no_prompt(model):
     encoder = load_text_encoder(model, "openclip")
     caption = "a page (1984) <b:c> [x|y] AND z:2"
@@ -516,6 +528,20 @@ def test_settings_that_are_refused(tmp_path, change, named):
 def test_text_of_another_width_is_refused(tmp_path):
     with pytest.raises(SettingError, match="text of width 16, but this text encoder gives 8"):
         train(small_settings(tmp_path), small_data(), small_config(16))
+
+
+@pytest.mark.parametrize(("kind", "width"), [("openclip", 1024), ("mixclip", 2048)])
+@pytest.mark.parametrize("latents", ["sd", "sdxl"])
+def test_text_that_no_host_gives_is_refused(tmp_path, model, pictures, latents, kind, width):
+    """Before a picture is encoded, which takes hours."""
+    told = rf"latents {latents} with text_kind {kind} .* width {width}, but this text encoder gives"
+    settings = small_settings(tmp_path, latents=latents, text_kind=kind)
+    with pytest.raises(SettingError, match=told):
+        train(settings, small_data(), small_config())
+    folders = {"data": str(pictures), "model": str(model), "resolution": 16}
+    with pytest.raises(SettingError, match=told):
+        train(dataclasses.replace(settings, **folders))
+    assert not (tmp_path / "training").exists()
 
 
 def test_latents_of_other_channels_are_refused(tmp_path):
