@@ -91,6 +91,10 @@ class TextTower(nn.Module):
             result.append(self._chunk(tokens))
         return result
 
+    def cut(self, text: str) -> Chunk:
+        """The first 75 tokens of a text that is no prompt."""
+        return self._chunk(list(self._tokens([Span(text, 1.0)]))[:CHUNK])
+
     def hidden(self, chunks: Sequence[Chunk]) -> Tensor:
         """[len(chunks), 77, width]: hidden states with the weights applied, in the model's dtype and device."""
         states = self.states(torch.tensor([chunk.ids for chunk in chunks], device=self.device))

@@ -34,7 +34,6 @@ from tqdm.auto import tqdm
 from lib_oms import __version__, catalogue
 from lib_oms.dataset import read_image_folder
 from lib_oms.errors import OMSError, SettingError
-from lib_oms.prompt import Span
 from lib_oms.text import TextEncoder, encoder_width, load_text_encoder
 from lib_oms.training_data import Encoders, TrainingData, Workers, encode_examples
 from lib_oms.training_settings import TrainingSettings, add_arguments
@@ -220,7 +219,7 @@ def encode_captions(encoder: TextEncoder, captions: Sequence[str]) -> torch.Tens
 
     What does not fit into 75 tokens is left out, as in the published modules' training.
     """
-    chunks = [[tower.chunks([[Span(caption, 1.0)]])[0] for caption in captions] for tower in encoder.towers]
+    chunks = [[tower.cut(caption) for caption in captions] for tower in encoder.towers]
     states = [tower.hidden(part) for tower, part in zip(encoder.towers, chunks, strict=True)]
     return torch.cat(states, dim=-1)
 

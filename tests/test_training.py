@@ -482,6 +482,16 @@ def test_a_long_caption_is_cut(model):
     assert training.encode_captions(encoder, ["long " * 100, "short"]).shape == (2, 77, TEXT_WIDTH)
 
 
+def test_a_long_caption_keeps_its_first_75_tokens(model):
+    """Unlike a long prompt, which goes on in a second chunk and is cut at a comma for it."""
+    encoder = load_text_encoder(model, "openclip")
+    caption = "a " * 58 + "," + " b" * 40
+    ids = encoder.towers[0].tokenizer(caption, padding="max_length", max_length=77, truncation=True)["input_ids"]
+    with torch.no_grad():
+        expected = encoder.towers[0].model(torch.tensor([ids])).last_hidden_state
+    torch.testing.assert_close(training.encode_captions(encoder, [caption]), expected)
+
+
 def test_rows_are_read_across_shards():
     whole = torch.randn(10, 2, 3)
     rows = Rows([whole[:4], whole[4:5], whole[5:]])
