@@ -179,7 +179,8 @@ class OMSUNet(nn.Module):
         """Write the published folder layout, or one file where `path` ends in .safetensors; returns the weights' path.
 
         Args:
-            path: created where missing; existing files are replaced when the new ones are whole.
+            path: created where missing; existing files are replaced when the new ones are whole. Weights of the other
+                variant in a folder go: they would be another module's.
             metadata: texts for the weights' header, over the module's own.
             variant: None keeps the dtype; "fp16" stores halves (in a folder under the .fp16 name).
 
@@ -206,6 +207,7 @@ class OMSUNet(nn.Module):
         if not single:
             with written_whole(folder / CONFIG_NAME) as part:
                 part.write_text(config + "\n", encoding="utf-8")
+            (folder / (WEIGHTS_NAME if variant else FP16_WEIGHTS_NAME)).unlink(missing_ok=True)
         return weights
 
 

@@ -42,8 +42,9 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, b
     module, encoder = tmp_path_factory.mktemp("module"), tmp_path_factory.mktemp("encoder")
     # The real ones tell their text encoder by the width of 1024, which this one has not.
     psi = tiny_psi(VIT_H["hidden_size"], metadata={"oms.text_encoder": "openclip"})
-    psi.save_pretrained(module / "oms_module", variant="fp16")
-    psi.save_pretrained(module / "oms_module")
+    halves = psi.save_pretrained(module / "oms_module", variant="fp16").read_bytes()
+    psi.save_pretrained(module / "oms_module")  # which leaves no other weights there
+    (module / WEIGHTS).write_bytes(halves)
     (module / "model_index.json").write_text('{"_class_name": "OMSPipeline"}')
     for part in ("oms_text_encoder", "oms_tokenizer"):
         (module / part).mkdir()

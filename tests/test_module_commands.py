@@ -60,6 +60,17 @@ def test_a_folder_becomes_a_file_and_the_file_the_folder_again(tmp_path, capsys)
     assert OMSUNet.from_pretrained(tmp_path / "back").metadata["training.steps"] == "7"
 
 
+def test_another_module_in_the_same_folder_leaves_nothing_of_the_first(tmp_path, capsys):
+    for seed in (1, 2):
+        tiny_psi(24, seed, {"oms.latents": "sd"}).save_pretrained(tmp_path / str(seed))
+    target = tmp_path / "out"
+    for seed, dtype in ((1, "fp16"), (2, "fp32"), (1, "fp16")):
+        run(capsys, "convert", tmp_path / str(seed), target, "--dtype", dtype, "--overwrite")
+        for loaded in (torch.float32, torch.float16):
+            bias = OMSUNet.from_pretrained(target, loaded).conv_in.bias
+            assert torch.equal(bias.half(), tiny_psi(24, seed).conv_in.bias.half())
+
+
 @pytest.mark.parametrize(("dtype", "stored"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
 def test_other_dtypes(tmp_path, capsys, dtype, stored):
     folder = write_module(tmp_path / "m")
