@@ -108,7 +108,7 @@ def train(settings: TrainingSettings, data: TrainingData | None = None, config: 
                 accelerator.clip_grad_norm_(psi.parameters(), settings.clip)
             stepper.step()
             stepper.zero_grad(set_to_none=True)
-            run.after_step(float(accelerator.reduce(loss, "mean")), bar)
+            run.after_step(float(accelerator.reduce(loss, "mean")), bar, skipped=accelerator.optimizer_step_was_skipped)
     run.checkpoint()  # also when the last step was no multiple of save_every
     module = run.finish(_facts(settings, data, accelerator))
     accelerator.print(f"{module} was written after {run.step} steps.")

@@ -100,12 +100,15 @@ class Run:
             self._write_log([line for line in lines if line["step"] <= self.step])
         self.accelerator.print(f"continuing from {found[-1]}")
 
-    def after_step(self, loss: float, bar: tqdm) -> None:
-        """Counts a step: moving average, progress, log, checkpoint."""
+    def after_step(self, loss: float, bar: tqdm, *, skipped: bool) -> None:
+        """Counts a step: moving average, progress, log, checkpoint.
+
+        `skipped`: fp16's gradients overflowed, and the weights are what they were.
+        """
         self.step += 1
         if not math.isfinite(loss):
             raise self._diverged()
-        if self.ema is not None:
+        if self.ema is not None and not skipped:
             self.ema.update(self.psi, self.step)
         self.losses.append(loss)
         bar.update()

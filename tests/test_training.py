@@ -131,6 +131,28 @@ def test_what_is_saved_is_the_moving_average(tmp_path):
     assert not torch.equal(weights(averaged)["conv_in.weight"], weights(plain)["conv_in.weight"])
 
 
+@pytest.mark.skipif(not hasattr(torch.amp, "GradScaler"), reason="this torch has no GradScaler for the CPU")
+def test_a_step_that_overflowed_leaves_the_moving_average_alone(tmp_path, monkeypatch):
+    """As fp16 on a GPU: the scaler tries larger and larger scales, and skips the steps at which that was too much."""
+    data = small_data()
+    data.latents *= 100  # a loss that overflows at the second scale
+    scalers = []
+
+    def scaled(settings):
+        accelerator = make(settings)
+        scalers.append(torch.amp.GradScaler("cpu", init_scale=1e6, growth_factor=1e32, growth_interval=2))
+        accelerator.scaler = scalers[-1]
+        return accelerator
+
+    make = training._make_accelerator
+    monkeypatch.setattr(training, "_make_accelerator", scaled)
+    same = dict(schedule="constant", clip=0.0, warmup=0, ema_decay=0.9)
+    before = weights(train(small_settings(tmp_path / "a", steps=2, **same), data, small_config()))
+    after = weights(train(small_settings(tmp_path / "b", steps=5, **same), data, small_config()))
+    assert scalers[1].get_scale() == 2.0**-3 * scalers[0].get_scale() > 1e30, "steps 3 to 5 were skipped"
+    assert_same_bits(before, after)
+
+
 def test_moving_average_rises_to_its_decay():
     module = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(module.weight)
