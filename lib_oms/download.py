@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -243,8 +243,8 @@ def _put_in_place(part: _Part, root: Path) -> None:
 
 def _clear(root: Path) -> None:
     """Removes the hidden folder where nothing is left in it that could be continued."""
-    for here, _, files in os.walk(root / STAGE, topdown=False):
-        if not files:
+    for here, _, _ in os.walk(root / STAGE, topdown=False):
+        with suppress(OSError):  # another download's beginning is in it
             Path(here).rmdir()
 
 

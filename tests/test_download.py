@@ -318,6 +318,18 @@ def test_cancel_keeps_what_has_come(server, root):
     assert int(server.ranges(ENCODER_WEIGHTS)[0][6:-1]) > 60_000
 
 
+def test_another_download_after_one_that_was_cancelled(server, root):
+    server.repositories["h1t/oms_b_openclip_xl"] = server.repositories[MODULE]
+    seen = []
+    with pytest.raises(Cancelled):
+        get(root, progress=seen.append, cancelled=lambda: sum(p.what == WEIGHTS for p in seen) > 1)
+    assert [path.name for path in get(root, "oms_b_openclip_xl")] == ["oms_b_openclip_xl", "openclip"]
+    server.requests.clear()
+    assert [path.name for path in get(root)] == [NAME]
+    assert server.ranges(WEIGHTS)[0], "what had come was kept"
+    assert not (root / ".download").exists()
+
+
 def test_two_downloads_at_once_do_not_meet(server, root):
     caught = []
 
