@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib_oms import catalogue, hub
+from lib_oms import catalogue, hub, text_files
 from lib_oms.errors import DownloadError, SettingError
 from lib_oms.hub import RemoteFile
 from lib_oms.library import TEXT_ENCODERS_FOLDER, ModuleEntry, describe
@@ -104,7 +104,15 @@ def download(
 
 
 def _is_there(module: catalogue.Published, root: Path) -> bool:
-    return (root / module.name).is_dir() and describe(root / module.name).problem is None
+    return _problem(root / module.name) is None
+
+
+def _problem(folder: Path) -> str | None:
+    """Why there is no usable module in `folder`, be it the published layout or a single file; None where there is."""
+    problem = describe(folder).problem
+    if problem and any(describe(path).problem is None for path in folder.glob("*.safetensors")):
+        return None
+    return problem
 
 
 def _has_encoder(module: catalogue.Published, root: Path, places: Places) -> bool:
@@ -222,8 +230,8 @@ def _refuse_full_disk(root: Path, needed: int) -> None:
 def _put_in_place(part: _Part, root: Path) -> None:
     stage = root / STAGE / part.name
     if not part.name.startswith("text-encoder-"):
-        problem = describe(stage).problem
-        if problem and not any(describe(path).problem is None for path in stage.glob("*.safetensors")):
+        problem = _problem(stage)
+        if problem:
             shutil.rmtree(stage, ignore_errors=True)
             raise DownloadError(f"what the repository holds is no usable OMS module, so it was thrown away: {problem}")
     try:
@@ -237,8 +245,19 @@ def _put_in_place(part: _Part, root: Path) -> None:
         for path in part.files:  # config files first: weights without their config could not be told
             (part.place / path).parent.mkdir(parents=True, exist_ok=True)
             (stage / path).replace(part.place / path)
+        for path in _weights_of_old(part):
+            path.unlink(missing_ok=True)
     except OSError as error:
         raise DownloadError(f"{part.place}: cannot be written: {error.strerror or error}") from error
+
+
+def _weights_of_old(part: _Part) -> Iterator[Path]:
+    """Weights under the other names, beside the new ones. What was there was of no use, and would be preferred."""
+    for path in part.files:
+        if path.endswith(".safetensors"):
+            folder = (part.place / path).parent
+            for name in {WEIGHTS_NAME, FP16_WEIGHTS_NAME, *text_files.WEIGHTS} - {Path(path).name}:
+                yield folder / name
 
 
 def _clear(root: Path) -> None:

@@ -155,6 +155,7 @@ def test_a_repository_of_one_file_is_taken_too(server, root):
     get(root, "oms_b_openclip_xl_mirror")
     (entry,) = scan([root])
     assert (entry.name, entry.latents) == ("oms_b_openclip_xl_mirror/oms_fp16", "sdxl")
+    assert get(root, "oms_b_openclip_xl_mirror") == [], "it is not taken again"
 
 
 @pytest.mark.parametrize("name", ["", "x", "../x", "/etc/passwd", "h1t/other", "x\0", "C:\\CON", "x" * 10_000])
@@ -328,6 +329,28 @@ def test_another_download_after_one_that_was_cancelled(server, root):
     assert [path.name for path in get(root)] == [NAME]
     assert server.ranges(WEIGHTS)[0], "what had come was kept"
     assert not (root / ".download").exists()
+
+
+@pytest.mark.parametrize("left", ["oms_module/diffusion_pytorch_model.safetensors", WEIGHTS])
+def test_a_module_that_was_cut_off_is_taken_again(server, root, published, left):
+    get(root)
+    (root / NAME / WEIGHTS).unlink()
+    (root / NAME / left).write_bytes(published[MODULE][left][:-10])
+    assert [path.name for path in get(root)] == [NAME]
+    (line,) = (line for line in listing(Places((root,))) if line.name == NAME)
+    assert line.state == "ready"
+    assert get(root) == [], "it is not taken a third time"
+
+
+def test_other_weights_of_a_text_encoder_that_were_cut_off_do_not_stay(server, root, published):
+    get(root)
+    folder = root / "text_encoders" / "openclip" / "text_encoder"
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[:-10])
+    del server.repositories[ENCODERS[1]][ENCODER_WEIGHTS]
+    server.repositories[ENCODERS[1]]["text_encoder/model.fp16.safetensors"] = content
+    assert [path.name for path in get(root)] == ["openclip"]
+    assert get(root) == []
 
 
 def test_two_downloads_at_once_do_not_meet(server, root):
