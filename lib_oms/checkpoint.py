@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +57,23 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         raise OMSError(f"The checkpoint {path} could not be written ({error}); earlier ones are whole.") from error
     for old in list_checkpoints(folder)[:-keep]:
-        remove(old)
+        with suppress(OMSError):  # tried again after the next one: Windows keeps files that a program looks into
+            remove(old)
+    remove_unfinished(folder)
     return path
 
 
 def remove(checkpoint: Path) -> None:
-    """Deletes a checkpoint. The file that makes it one goes first, so that a half deleted one is none."""
-    (checkpoint / STATE).unlink()
-    shutil.rmtree(checkpoint)
+    """Deletes a checkpoint. The file that makes it one goes first, so that a half deleted one is none.
+
+    Raises:
+        OMSError: it is one still. What else of it cannot be deleted now waits for `remove_unfinished`.
+    """
+    try:
+        (checkpoint / STATE).unlink()
+    except OSError as error:
+        raise OMSError(f"The checkpoint {checkpoint} cannot be removed ({error}): delete this folder.") from error
+    shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -106,11 +116,11 @@ def load_tensors_into(checkpoint: Path, targets: dict[str, torch.Tensor]) -> Non
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Deletes what a killed process had begun to write, or to delete."""
+    """Deletes what a killed process had begun to write, or to delete, as far as that can be deleted now."""
     whole = list_checkpoints(folder)
     for path in (*folder.glob(f"{TEMPORARY}*"), *folder.glob("step-*")):
         if path not in whole:
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _group(name: str) -> str:

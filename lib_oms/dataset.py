@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from lib_oms.errors import OMSError
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # one of two escapes in JSON that stand for a character together
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,9 @@ def _metadata_rows(path: Path, caption_column: str) -> Iterator[tuple[str, str, 
             if not isinstance(row.get(column), str):
                 columns = ", ".join(str(name) for name in row)
                 raise OMSError(f"{where}: no text in the column {column!r} (the columns there: {columns}).")
+        half = _HALF_CHARACTER.search(row[caption_column])
+        if half:  # no tokenizer takes it
+            raise OMSError(f"{where}: the caption holds half of a character, {half[0]!r}: write it anew.")
         yield where, row["file_name"], row[caption_column].strip()
 
 

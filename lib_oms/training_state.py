@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +98,7 @@ class Run:
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if self.log.is_file():
-            lines = (json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines())
-            self._write_log([line for line in lines if line["step"] <= self.step])
+            self._write_log([line for line in self._read_log() if line["step"] <= self.step])
         self.accelerator.print(f"continuing from {found[-1]}")
 
     def after_step(self, loss: float, bar: tqdm, *, skipped: bool) -> None:
@@ -191,6 +192,12 @@ class Run:
                 f"The training in {path.parent.parent.parent} was begun with other settings: {'; '.join(differing)}. "
                 "Give the same ones to continue it, another --output, or --restart to throw it away."
             )
+
+    def _read_log(self) -> Iterator[dict[str, Any]]:
+        """The lines of the log, less one that was being written when the machine went off."""
+        for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError):
+                yield json.loads(line)
 
     def _write_log(self, lines: list[dict[str, Any]], mode: str = "w") -> None:
         if self.accelerator.is_main_process:

@@ -92,6 +92,8 @@ def test_picture_without_caption_is_named(tmp_path):
         ("metadata.jsonl", '{"file_name": "a.png", "label": "x"}', r"line 1: no text in the column 'text' .*label"),
         ("metadata.jsonl", '{"file_name": "a.png", "text": null}', r"no text in the column 'text'"),
         ("metadata.jsonl", '{"file_name": "gone.png", "text": "x"}', r"line 1: the picture 'gone\.png' is not in"),
+        ("metadata.jsonl", '{"file_name": "a.png", "text": "a \\ud83c b"}', r"line 1: .*half of a character, '\\ud83c'"),
+        ("metadata.jsonl", '{"file_name": "\\ud83c.png", "text": "x"}', r"line 1: the picture '\\ud83c\.png' is not in"),
         ("metadata.csv", "file_name,text\na.png\n", r"line 2: no text in the column 'text'"),
         ("metadata.csv", "picture,text\na.png,x\n", r"line 2: no text in the column 'file_name' .*picture"),
     ],

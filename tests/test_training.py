@@ -6,7 +6,9 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import torch
@@ -286,6 +288,15 @@ def test_a_training_cut_short_continues_to_the_same_bits(tmp_path):
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 
 
+def test_a_power_cut_while_the_log_was_written(tmp_path):
+    train(small_settings(tmp_path, steps=4), small_data(), small_config())
+    log = tmp_path / "training" / "log.jsonl"
+    whole = log.read_text(encoding="utf-8")
+    log.write_bytes(whole.encode() + b'{"step": 4, "lo\xff\0\0')
+    train(small_settings(tmp_path, steps=4), small_data(), small_config())
+    assert log.read_text(encoding="utf-8") == whole
+
+
 def test_a_finished_training_writes_its_module_again(tmp_path):
     first = weights(train(small_settings(tmp_path), small_data(), small_config()))
     (tmp_path / "oms_module" / "diffusion_pytorch_model.safetensors").unlink()
@@ -362,6 +373,35 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_others(tmp_path, monkeyp
     with pytest.raises(OMSError, match=r"step-00000002 could not be written .*No space left"):
         checkpoint.save_checkpoint(tmp_path, 2, {"psi.a": torch.ones(2)}, {"step": 2}, keep=2)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_ends_nothing(tmp_path, monkeypatch):
+    """On Windows, where another program looks into it."""
+
+    def save(step):
+        checkpoint.save_checkpoint(tmp_path, step, {"psi.a": torch.ones(2)}, {"step": step}, keep=1)
+
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Access is denied", str(path))
+
+    save(1)
+    for step, (owner, blocked) in enumerate(((Path, "unlink"), (os, "rmdir")), start=2):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, blocked, refuse)
+            save(step)
+        assert checkpoint.list_checkpoints(tmp_path)[-1].name == f"step-0000000{step}"
+    save(4)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000004"], "tried again with the next one"
+
+
+def test_a_restart_that_cannot_remove_a_checkpoint_says_so(tmp_path, monkeypatch):
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Access is denied", str(path))
+
+    train(small_settings(tmp_path, steps=1), small_data(), small_config())
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(OMSError, match=r"step-00000001 cannot be removed \(.*Access is denied"):
+        train(small_settings(tmp_path, steps=1, restart=True), small_data(), small_config())
 
 
 # Pictures, captions and their cache
