@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after the program's name; None takes them from the process.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files hold what a pipe on Windows cannot take
     try:
         args = build_parser(argv).parse_args(argv)
         return importlib.import_module(COMMANDS[args.command][0]).main(args)

@@ -122,7 +122,7 @@ def identify(path: str | os.PathLike[str]) -> tuple[str, str]:
     """
     module = inspect_module(path)
     encoder, _ = _text_encoder(module)
-    return _latents(module, encoder, Path(os.path.abspath(path)).with_suffix("").as_posix())[0], encoder
+    return _latents(module, encoder, _bare(Path(os.path.abspath(path))).as_posix())[0], encoder
 
 
 def describe(path: str | os.PathLike[str]) -> ModuleEntry:
@@ -131,9 +131,8 @@ def describe(path: str | os.PathLike[str]) -> ModuleEntry:
     What is no module, or a broken one, has its problem said, as in `scan`.
     """
     path = Path(path)
-    name = Path(os.path.abspath(path)).with_suffix("").as_posix()
-    found = _facts(path, name, _stamp(path))
-    return replace(found, name=path.stem if path.suffix.lower() == ".safetensors" else Path(name).name)
+    whole = _bare(Path(os.path.abspath(path)))
+    return replace(_facts(path, whole.as_posix(), _stamp(path)), name=whole.name)
 
 
 def own_folder(path: Path) -> Path:
@@ -143,6 +142,11 @@ def own_folder(path: Path) -> Path:
     if path.name == MODULE_FOLDER and not any(path.glob("*text_encoder")):
         return path.absolute().parent
     return path
+
+
+def _bare(path: Path) -> Path:
+    """A module's name: of a file without suffix, while a folder may have dots in its own."""
+    return path.with_suffix("") if path.suffix.lower() == ".safetensors" else path
 
 
 def _candidates(root: Path) -> Iterator[Path]:
@@ -178,8 +182,7 @@ def _is_text_encoder(here: Path, files: list[str]) -> bool:
 
 
 def _describe(path: Path, root: Path) -> ModuleEntry:
-    relative = path.relative_to(root)
-    name = relative.with_suffix("").as_posix() if path.suffix.lower() == ".safetensors" else relative.as_posix()
+    name = _bare(path.relative_to(root)).as_posix()
     if name == ".":
         name = path.resolve().name
     try:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lib_oms.console import say
 from lib_oms.library import ModuleEntry
 from lib_oms.module import OMSModule
 from lib_oms.module_files import inspect_module
@@ -113,7 +114,7 @@ class ModuleCache:
                 before(f"Loading the text encoder of OMS module {entry.name}")
                 self._encoders[wanted] = source.load(dtype)
             before(f"Loading OMS module {entry.name}")
-            print(f"Loading OMS module {entry.name}")
+            say(f"Loading OMS module {entry.name}")
             encoder = text_encoder if source is None else self._encoders[wanted]
             try:
                 self._modules[key] = _Held(OMSModule.from_pretrained(entry.path, dtype=dtype, text_encoder=encoder))

@@ -198,7 +198,7 @@ class OMSUNet(nn.Module):
         tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in self.state_dict().items()}
 
         path = Path(path)
-        single = path.suffix == ".safetensors"
+        single = path.suffix.lower() == ".safetensors"
         folder = path.parent if single else path
         folder.mkdir(parents=True, exist_ok=True)
         weights = path if single else folder / (FP16_WEIGHTS_NAME if variant else WEIGHTS_NAME)

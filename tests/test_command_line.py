@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import types
 
 import pytest
+from module_helpers import tiny_psi
 
 from lib_oms import __main__ as command_line
 from lib_oms.errors import OMSError
@@ -71,6 +73,22 @@ def test_help_names_the_commands_without_importing_them(root):
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     for name in command_line.COMMANDS:
         assert name in done.stdout
+
+
+@pytest.mark.parametrize("words", [["models"], ["models", "--json"], ["inspect"], ["convert"]])
+def test_a_name_that_the_console_cannot_show(root, tmp_path, words):
+    """As where the output goes into a file on Windows."""
+    module = tmp_path / "暗.safetensors"
+    tiny_psi(24, metadata={"oms.latents": "sd"}).save_pretrained(module)
+    more = {"models": ["--models-dir", tmp_path], "inspect": [module], "convert": [module, tmp_path / "明.safetensors"]}
+    done = subprocess.run(
+        [sys.executable, "-m", "lib_oms", *words, *map(str, more[words[0]])],
+        cwd=root,
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"\\u" in done.stdout
 
 
 def test_train_says_what_its_options_are(capsys):

@@ -1,5 +1,7 @@
 """The modules that are kept in memory: loaded once, two of them, with one text encoder between them."""
 
+import io
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +15,7 @@ from text_helpers import VIT_H
 
 from lib_oms.errors import ModuleFileError
 from lib_oms.fingerprint import fingerprint
-from lib_oms.library import ModuleEntry, scan
+from lib_oms.library import ModuleEntry, describe, scan
 from lib_oms.module import OMSModule
 from lib_oms.module_cache import ModuleCache
 from lib_oms.text import TextEncoder
@@ -33,6 +35,17 @@ def entries(folder: Path) -> dict[str, ModuleEntry]:
 def get(cache, entry: ModuleEntry) -> OMSModule:
     with cache.use(entry, fingerprint(entry.path), torch.float32) as module:
         return module
+
+
+def test_a_name_that_the_console_cannot_show(tmp_path, monkeypatch):
+    """WebUIs write their output into files, too; on Windows those know no Chinese."""
+    console = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", console)
+    entry = describe(write_module(tmp_path / "暗"))
+    with ModuleCache().use(entry, "1", torch.float32) as module:
+        assert module.latents == "sd"
+    console.flush()
+    assert console.buffer.getvalue().splitlines() == [rb"Loading OMS module \u6697"]
 
 
 def test_two_requests_at_once_load_once(cache, tmp_path, monkeypatch):

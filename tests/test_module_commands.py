@@ -114,6 +114,25 @@ def test_what_cannot_be_converted(tmp_path, capsys):
     assert not target.exists()
 
 
+def test_a_target_that_cannot_be(tmp_path, capsys):
+    tiny_psi(24, metadata={"oms.latents": "sd"}).save_pretrained(tmp_path / "m")
+    (tmp_path / "file").write_text("no folder")
+    for words in ([], ["--overwrite"]):
+        message = refused(capsys, "convert", tmp_path / "m", tmp_path / "file", *words)
+        assert "file: is a file; a folder is made, or a file whose name ends in .safetensors" in message
+    assert (tmp_path / "file").read_text() == "no folder"
+    assert "cannot be written" in refused(capsys, "convert", tmp_path / "m", tmp_path / "file" / "x.safetensors")
+    assert "cannot be written" in refused(capsys, "convert", tmp_path / "m", tmp_path / ("x" * 300))
+    run(capsys, "convert", tmp_path / "m", tmp_path / "LOUD.SAFETENSORS")
+    assert (tmp_path / "LOUD.SAFETENSORS").is_file()
+
+
+def test_a_dot_in_a_name_is_no_suffix(tmp_path, capsys):
+    tiny_psi(24, metadata={"oms.latents": "sd"}).save_pretrained(tmp_path / "my.module-1.5" / "oms_module")
+    run(capsys, "convert", tmp_path / "my.module-1.5", tmp_path / "x.safetensors")
+    assert metadata(tmp_path / "x.safetensors")["modelspec.title"] == "my.module-1.5"
+
+
 # --- inspect
 
 

@@ -52,10 +52,10 @@ def convert(
             f"{source}: does not say which latents it is for; give --latents sd (SD1.x, SD2.x) or --latents sdxl"
         )
     single = target.suffix.lower() == ".safetensors"
-    if not overwrite and (target.exists() and (single or any(target.iterdir()))):
-        raise SettingError(f"{target}: is there already; give another name or --overwrite")
-    if target.resolve() == source.resolve():
-        raise SettingError(f"{target}: is the source itself; give another name")
+    try:
+        _refuse_target(target, source, single, overwrite)
+    except OSError as error:
+        raise OMSError(f"{target}: cannot be written: {error.strerror or error}") from error
     psi = OMSUNet.from_pretrained(source, DTYPES[dtype])
     _refuse_overflow(psi, source, dtype)
     facts = {LATENTS_KEY: latents, TEXT_ENCODER_KEY: entry.text_encoder, "modelspec.title": entry.name}
@@ -68,6 +68,15 @@ def convert(
     except OSError as error:
         raise OMSError(f"{target}: cannot be written: {error.strerror or error}") from error
     return weights
+
+
+def _refuse_target(target: Path, source: Path, single: bool, overwrite: bool) -> None:
+    if target.is_file() and not single:
+        raise SettingError(f"{target}: is a file; a folder is made, or a file whose name ends in .safetensors")
+    if not overwrite and (target.exists() and (single or any(target.iterdir()))):
+        raise SettingError(f"{target}: is there already; give another name or --overwrite")
+    if target.resolve() == source.resolve():
+        raise SettingError(f"{target}: is the source itself; give another name")
 
 
 def _refuse_overflow(psi: OMSUNet, source: Path, dtype: str) -> None:
