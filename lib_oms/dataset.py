@@ -94,13 +94,8 @@ def load_picture(path: str | Path, resolution: int) -> torch.Tensor:
         raise OMSError(
             f"The picture {path} cannot be read ({error}): replace it, or remove it and its caption."
         ) from error
-    width, height = picture.size
-    scale = resolution / min(width, height)
-    size = (max(resolution, round(width * scale)), max(resolution, round(height * scale)))
-    if size != picture.size:
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
-    left, top = (size[0] - resolution) // 2, (size[1] - resolution) // 2
-    pixels = np.asarray(picture.crop((left, top, left + resolution, top + resolution)), dtype=np.float32)
+    square = ImageOps.fit(picture, (resolution, resolution), Image.Resampling.LANCZOS)
+    pixels = np.asarray(square, dtype=np.float32)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous() / 127.5 - 1.0
 
 
@@ -123,6 +118,15 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
         # 16 bits a pixel: Pillow's own conversion clips at 255 and would make the picture white.
         bytes_ = (np.asarray(picture).astype(np.float32) / 257).round().clip(0, 255).astype(np.uint8)
         return Image.fromarray(bytes_).convert("RGB")
+    if picture.mode == "F":
+        # Pillow's own conversion takes the numbers for 0 to 255.
+        pixels = np.asarray(picture)
+        if not (pixels.min() >= 0 and pixels.max() <= 1):  # nor where one is no number
+            raise ValueError(
+                f"floating-point numbers from {pixels.min():g} to {pixels.max():g}, where only those from 0 (black) "
+                "to 1 (white) are understood"
+            )
+        return Image.fromarray((pixels * 255).round().astype(np.uint8)).convert("RGB")
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         # What lies under full transparency is arbitrary, often black; a page shows white there.
         picture = picture.convert("RGBA")

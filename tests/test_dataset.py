@@ -92,8 +92,8 @@ def test_picture_without_caption_is_named(tmp_path):
         ("metadata.jsonl", '{"file_name": "a.png", "label": "x"}', r"line 1: no text in the column 'text' .*label"),
         ("metadata.jsonl", '{"file_name": "a.png", "text": null}', r"no text in the column 'text'"),
         ("metadata.jsonl", '{"file_name": "gone.png", "text": "x"}', r"line 1: the picture 'gone\.png' is not in"),
-        ("metadata.jsonl", '{"file_name": "a.png", "text": "a \\ud83c b"}', r"line 1: .*half of a character, '\\ud83c'"),
-        ("metadata.jsonl", '{"file_name": "\\ud83c.png", "text": "x"}', r"line 1: the picture '\\ud83c\.png' is not in"),
+        ("metadata.jsonl", '{"file_name": "a.png", "text": "a \\ud83c b"}', r"line 1: .*half of a character, '\\ud83c"),
+        ("metadata.jsonl", '{"file_name": "\\ud83c.png", "text": "x"}', r"line 1: the picture '\\ud83c\.png' is not"),
         ("metadata.csv", "file_name,text\na.png\n", r"line 2: no text in the column 'text'"),
         ("metadata.csv", "picture,text\na.png,x\n", r"line 2: no text in the column 'file_name' .*picture"),
     ],
@@ -136,6 +136,38 @@ def test_load_picture_keeps_the_brightness(tmp_path, size):
     assert picture.shape == (3, 16, 16)
     expected = torch.tensor([51.0, 102.0, 204.0]) / 127.5 - 1
     torch.testing.assert_close(picture.mean((1, 2)), expected, atol=1e-3, rtol=0)
+
+
+def test_a_long_strip_is_cut_before_it_is_resized(tmp_path, monkeypatch):
+    """20000x8 pixels at 512 would be 655 megapixels on the way."""
+    sizes, resize = [], Image.Image.resize
+
+    def watched(self, size, *more, **named):
+        sizes.append(size)
+        return resize(self, size, *more, **named)
+
+    monkeypatch.setattr(Image.Image, "resize", watched)
+    pixels = np.zeros((8, 2000, 3), np.uint8)
+    pixels[:, 996:1004] = 255
+    Image.fromarray(pixels).save(tmp_path / "strip.png")
+    picture = load_picture(tmp_path / "strip.png", 64)
+    assert max(width * height for width, height in sizes) <= 64 * 64
+    assert float(picture[:, :, 8:56].min()) > 0.9, "around the center"
+
+
+@pytest.mark.parametrize("level", [0.0, 0.25, 1.0])
+def test_floating_point_pictures_are_from_0_to_1(tmp_path, level):
+    Image.fromarray(np.full((8, 8), level, np.float32)).save(tmp_path / "float.tiff")
+    assert float(load_picture(tmp_path / "float.tiff", 8).mean()) == pytest.approx(level * 2 - 1, abs=0.005)
+
+
+@pytest.mark.parametrize("value", [255.0, -0.5, np.nan, np.inf])
+def test_other_floating_point_pictures_are_refused(tmp_path, value):
+    pixels = np.full((8, 8), 0.5, np.float32)
+    pixels[3, 3] = value
+    Image.fromarray(pixels).save(tmp_path / "float.tiff")
+    with pytest.raises(OMSError, match=r"float\.tiff cannot be read .*only those from 0 \(black\) to 1 \(white\)"):
+        load_picture(tmp_path / "float.tiff", 8)
 
 
 def test_transparency_is_white_not_what_lies_under_it(tmp_path):
