@@ -1,8 +1,9 @@
 """What the trainer draws from: scaled latents and encoded captions, computed once and kept on disk.
 
-The cache holds shards named by a hash of everything that made them (the encoder's files, the pictures' content, the
-captions, the resolution). Whatever changes gets another name, so nothing stale is ever read, and a run that was
-killed while it encoded goes on with the first shard that is missing.
+The cache holds shards of rows. A row is known by a hash of the picture's content or of the caption, a shard by one of
+all else that made it (the encoder's files, the resolution). So nothing stale is ever read, only what is new is encoded,
+and a run that was killed while it encoded goes on with the first shard that is missing. Shards of which nothing is
+needed any more are deleted.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,20 +31,27 @@ EMPTY = 0  # the row of the empty caption in TrainingData.text
 
 
 class Rows:
-    """Shards of rows, seen as one tensor. Memory-mapped: only the rows that are asked for are read."""
+    """Shards of rows, seen as one tensor. Memory-mapped: only the rows that are asked for are read.
 
-    def __init__(self, shards: Sequence[torch.Tensor]):
+    Args:
+        shards: one or more, [n, ...] each.
+        order: which of all their rows are row 0, 1, ... here; all of them in their order, if not given.
+    """
+
+    def __init__(self, shards: Sequence[torch.Tensor], order: torch.Tensor | None = None):
         self.shards = list(shards)
         self.ends = torch.tensor([len(shard) for shard in self.shards]).cumsum(0)
-        self.shape = (int(self.ends[-1]), *self.shards[0].shape[1:])
+        self.order = torch.arange(int(self.ends[-1])) if order is None else order
+        self.shape = (len(self.order), *self.shards[0].shape[1:])
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
-        which = torch.searchsorted(self.ends, index.contiguous(), right=True)
+        at = self.order[index]
+        which = torch.searchsorted(self.ends, at, right=True)
         rows = []
-        for shard, row in zip(which.tolist(), index.tolist(), strict=True):
+        for shard, row in zip(which.tolist(), at.tolist(), strict=True):
             start = int(self.ends[shard - 1]) if shard else 0
             rows.append(self.shards[shard][row - start])
         return torch.stack(rows)
@@ -146,10 +156,11 @@ def encode_examples(
             f"use {below or factor} or {below + factor}."
         )
     cache.mkdir(parents=True, exist_ok=True)
-    pictures = sorted({example.picture for example in examples})
-    captions = ["", *sorted({example.caption for example in examples} - {""})]
+    paths = sorted({example.picture for example in examples})
     with ThreadPoolExecutor(workers.threads) as pool:
-        content = dict(zip(pictures, pool.map(hash_file, pictures), strict=True))
+        content = dict(zip(paths, pool.map(hash_file, paths), strict=True))
+    pictures = {content[path]: path for path in paths}
+    captions = {hash_json(caption): caption for caption in ["", *sorted({e.caption for e in examples} - {""})]}
     hashes = {
         "dataset": hash_json([[content[example.picture], example.caption] for example in examples]),
         "vae": hash_folder(encoders.vae),
@@ -169,17 +180,17 @@ def encode_examples(
 
     # Text first: it is done sooner, so what is wrong with it is said sooner.
     text = _cached(
-        "text", cache, captions, captions, [hashes["text_encoder"], encoders.text_kind],
+        "text", cache, captions, [hashes["text_encoder"], encoders.text_kind],
         CAPTIONS_PER_SHARD, lambda: encoders.load_text(workers.device), 4 * batch_size, workers,
     )  # fmt: skip
     latents = _cached(
-        "latents", cache, pictures, [content[path] for path in pictures], [hashes["vae"], resolution],
+        "latents", cache, pictures, [hashes["vae"], resolution],
         PICTURES_PER_SHARD, encode_pictures, batch_size, workers,
     )  # fmt: skip
-    picture_row = {picture: row for row, picture in enumerate(pictures)}
-    caption_row = {caption: row for row, caption in enumerate(captions)}
-    pairs = torch.tensor([[picture_row[example.picture], caption_row[example.caption]] for example in examples])
-    return TrainingData(latents, text, pairs, hashes)
+    picture_row = {identity: row for row, identity in enumerate(pictures)}
+    caption_row = {caption: row for row, caption in enumerate(captions.values())}
+    pairs = [[picture_row[content[example.picture]], caption_row[example.caption]] for example in examples]
+    return TrainingData(latents, text, torch.tensor(pairs), hashes)
 
 
 @torch.no_grad()
@@ -234,59 +245,71 @@ def hash_folder(folder: Path) -> str:
 def _cached(
     kind: str,
     cache: Path,
-    items: Sequence,
-    identities: Sequence[str],
+    items: Mapping[str, Any],
     made_by: object,
     shard_size: int,
     load: Callable[[], Callable[[Sequence], torch.Tensor]],
     batch_size: int,
     workers: Workers,
 ) -> Rows:
-    """Rows of `items` from the cache; the shards that it lacks are encoded first, shared out among the processes."""
-    shards = []
-    for start in range(0, len(items), shard_size):
-        name = hash_json([kind, made_by, identities[start : start + shard_size]])[:32]
-        shards.append((cache / f"{kind}-{name}.safetensors", items[start : start + shard_size]))
-    missing = [(path, part) for path, part in shards if _read_shard(path, len(part)) is None]
+    """Rows of `items`, each under its identity, from the cache; what it lacks is encoded first, shared out among the
+    processes.
+    """
+    prefix = f"{kind}-{hash_json(made_by)[:16]}-"
+    there = {identity for _, identities, _ in _read_shards(cache, prefix) for identity in identities}
+    missing = [identity for identity in items if identity not in there]
     # Every process must see the same list before one of them begins to fill it.
     workers.wait()
-    mine = missing[workers.rank :: workers.count]
+    parts = [missing[at : at + shard_size] for at in range(0, len(missing), shard_size)]
+    mine = parts[workers.rank :: workers.count]
     if mine:
         encode = load()
         batches = [
-            (path, part[at : at + batch_size], at + batch_size >= len(part))
-            for path, part in mine
+            (part, [items[identity] for identity in part[at : at + batch_size]], at + batch_size >= len(part))
+            for part in mine
             for at in range(0, len(part), batch_size)
         ]
         done: list[torch.Tensor] = []
-        for path, batch, is_last in workers.progress(batches, desc=f"encoding {kind}", unit="batch"):
+        for part, batch, is_last in workers.progress(batches, desc=f"encoding {kind}", unit="batch"):
             done.append(encode(batch).cpu().half())
             if is_last:
-                _write_shard(path, torch.cat(done))
+                _write_shard(cache / f"{prefix}{hash_json(part)[:16]}.safetensors", part, torch.cat(done))
                 done = []
         del encode
         if workers.device.type == "cuda":
             torch.cuda.empty_cache()
     workers.wait()
-    rows = [_read_shard(path, len(part)) for path, part in shards]
-    if any(shard is None for shard in rows):
+    used = [shard for shard in _read_shards(cache, prefix) if not items.keys().isdisjoint(shard[1])]
+    stored = [identity for _, identities, _ in used for identity in identities]
+    place = {identity: row for row, identity in enumerate(stored)}
+    if not items.keys() <= place.keys():
         raise OMSError(f"The cache {cache} lacks what was just written: all processes must share one output folder.")
-    return Rows(rows)
+    if workers.rank == 0:
+        kept = {path for path, _, _ in used}
+        for path in (*cache.glob(f"{kind}-*"), *cache.glob(f".{kind}-*")):
+            if path not in kept:
+                with suppress(OSError):  # another program looks into it; it is tried again next time
+                    path.unlink()
+    return Rows([rows for _, _, rows in used], torch.tensor([place[identity] for identity in items]))
 
 
-def _read_shard(path: Path, length: int) -> torch.Tensor | None:
-    """The memory-mapped rows of a shard, or None if it is not there or not whole."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            rows = file.get_tensor("rows")
-    except (OSError, SafetensorError):
-        return None
-    return rows if len(rows) == length else None
+def _read_shards(cache: Path, prefix: str) -> list[tuple[Path, list[str], torch.Tensor]]:
+    """Path, identities and memory-mapped rows of each shard that is whole, in an order that is always the same."""
+    shards = []
+    for path in sorted(cache.glob(f"{prefix}*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                identities, rows = json.loads(file.metadata()["identities"]), file.get_tensor("rows")
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+            continue
+        if len(rows) == len(identities):
+            shards.append((path, identities, rows))
+    return shards
 
 
-def _write_shard(path: Path, rows: torch.Tensor) -> None:
+def _write_shard(path: Path, identities: Sequence[str], rows: torch.Tensor) -> None:
     if not bool(torch.isfinite(rows).all()):
         raise OMSError("Encoding gave numbers that are not finite: the VAE or the text encoder does not work.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({"rows": rows.contiguous()}, temporary)
+    save_file({"rows": rows.contiguous()}, temporary, {"identities": json.dumps(identities)})
     temporary.replace(path)

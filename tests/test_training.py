@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -471,14 +472,34 @@ def test_only_what_changed_is_encoded_again(tmp_path, model, monkeypatch):
     first = encode(folder, model, tmp_path / "cache")
     for name in ("008", "009"):
         write_picture(folder / f"{name}.png", 0.3).with_suffix(".txt").write_text(CAPTIONS[0], encoding="utf-8")
+    # Before all others in the list, and the same picture once more.
+    write_picture(folder / "00.png", 0.7).with_suffix(".txt").write_text("a new page", encoding="utf-8")
+    shutil.copyfile(folder / "003.png", folder / "0.png")
+    (folder / "0.txt").write_text(CAPTIONS[1], encoding="utf-8")
     count = []
     second = encode(folder, model, tmp_path / "cache", count=count)
-    assert count == [("latents", 2)]
+    assert count == [("text", 1), ("latents", 3)]
     assert first.hashes["dataset"] != second.hashes["dataset"]
     assert first.hashes["vae"] == second.hashes["vae"]
+    for a, b in zip(all_rows(second), all_rows(encode(folder, model, tmp_path / "anew")), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
     count.clear()
     encode(folder, model, tmp_path / "cache", resolution=8, count=count)
-    assert sum(n for _, n in count) == 10
+    assert sum(n for _, n in count) == 11
+
+
+def test_what_nothing_needs_any_more_is_deleted_from_the_cache(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(training_data, "PICTURES_PER_SHARD", 4)
+    folder, cache = write_pictures(tmp_path / "pictures", 8), tmp_path / "cache"
+    encode(folder, model, cache)
+    shards = set(cache.iterdir())
+    assert len(shards) == 3
+    (cache / ".latents-0123.safetensors.77").write_bytes(b"of a run that was killed")
+    encode(folder, model, cache)
+    assert set(cache.iterdir()) == shards
+    encode(folder, model, cache, resolution=8)
+    assert len(list(cache.iterdir())) == 3
+    assert len(shards & set(cache.iterdir())) == 1, "the captions are the same"
 
 
 def test_a_cache_cut_short_is_made_again(tmp_path, model, pictures):

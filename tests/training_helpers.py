@@ -53,8 +53,8 @@ def write_tokenizer(folder: Path) -> int:
 
 
 def write_picture(path: Path, level: float, size: tuple[int, int] = (16, 16)) -> Path:
-    """A picture of one brightness (0 to 1) with a little noise, (width, height) in `size`."""
-    noise = np.random.default_rng(len(str(path.name))).normal(0, 0.02, (size[1], size[0], 3))
+    """A picture of one brightness (0 to 1) with a little noise, another for each name, (width, height) in `size`."""
+    noise = np.random.default_rng(list(path.name.encode())).normal(0, 0.02, (size[1], size[0], 3))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(((level + noise).clip(0, 1) * 255).astype(np.uint8)).save(path)
     return path
