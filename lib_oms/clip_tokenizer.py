@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,12 @@ class ClipTokenizer:
 
     def __call__(self, text: str, **_options: Any) -> dict[str, list[int]]:
         return {"input_ids": self._tokenizer.encode(text, add_special_tokens=False).ids}
+
+
+@lru_cache(maxsize=4)
+def packaged_tokenizer(vocabulary: Path, tokens: int, pad_token: str) -> ClipTokenizer:
+    """As ClipTokenizer; who asks again gets the same one."""
+    return ClipTokenizer(vocabulary, tokens, pad_token)
 
 
 def _build(vocab: dict[str, int], merges: list[tuple[str, str]], pad: str) -> Any:

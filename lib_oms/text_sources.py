@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lib_oms import catalogue
-from lib_oms.clip_tokenizer import ClipTokenizer, find_vocabulary
+from lib_oms.clip_tokenizer import find_vocabulary, packaged_tokenizer
 from lib_oms.errors import ModuleFileError, OMSError
 from lib_oms.header import FLOATS, file_stamp, read_header
 from lib_oms.library import TEXT_ENCODERS_FOLDER, ModuleEntry, describe, own_folder
@@ -163,7 +163,7 @@ def find_tokenizer(vocabulary: int, places: Places) -> Callable[[], Any] | None:
         if _count_tokens(folder) == vocabulary:
             return lambda folder=folder: load_tokenizer(folder, _PAD)
     packaged = find_vocabulary()
-    return None if packaged is None else lambda: ClipTokenizer(packaged, vocabulary, _PAD)
+    return None if packaged is None else lambda: packaged_tokenizer(packaged, vocabulary, _PAD)
 
 
 def _wrong_in(folder: Path, kind: str, width: int) -> str:

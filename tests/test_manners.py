@@ -408,6 +408,20 @@ def test_page_download_and_queue_get_the_same_pair(memory: Any, pair: tuple) -> 
     assert len({id(lent) for lent in got}) == 1
 
 
+def test_checkpoints_of_one_vocabulary_share_its_tokenizers(memory: Any, pair: tuple) -> None:
+    """transformers 4 never frees a tokenizer: another two with each checkpoint that is loaded would be a leak."""
+    from lib_oms.webui import host_text
+
+    first = host_text.of(a1111_model(pair))
+    second = host_text.of(a1111_model(pair))
+    assert second is not first
+    assert [tower.tokenizer for tower in second.towers] == [tower.tokenizer for tower in first.towers]
+    assert [tower.tokenizer.pad_token_id for tower in first.towers] == [pair[1].pad_token_id, 0]
+
+    pair[1].add_tokens(["another"])
+    assert "another" in host_text._fast(pair[1], 0).get_vocab()
+
+
 def test_unloaded_model_is_not_kept(memory: Any, tmp_path: Path) -> None:
     from lib_oms.webui import host_text
 

@@ -10,7 +10,7 @@ from module_helpers import tiny_psi
 from safetensors.torch import load_file, save_file
 from text_helpers import BEGIN, END, MERGES, VIT_H, text_model, tokenizer, vocabulary, write_tokenizer
 
-from lib_oms import clip_tokenizer
+from lib_oms import clip_tokenizer, text_sources
 from lib_oms.errors import ModuleFileError
 from lib_oms.library import scan
 from lib_oms.listing import NEEDS_TEXT_ENCODER, READY, state
@@ -273,6 +273,13 @@ def test_the_packages_tokenizer_is_transformers_own(tmp_path):
     ):  # fmt: skip
         got = theirs(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
         assert ours(text)["input_ids"] == got, repr(text)
+
+
+def test_the_packages_tokenizer_is_made_once(tmp_path, monkeypatch):
+    path = write_vocabulary(tmp_path / "v.gz")
+    monkeypatch.setattr(text_sources, "find_vocabulary", lambda: path)
+    makes = [text_sources.find_tokenizer(len(vocabulary()), Places()) for _ in range(2)]
+    assert makes[0]() is makes[1]()
 
 
 def test_a_vocabulary_that_is_no_vocabulary_is_our_error(tmp_path):

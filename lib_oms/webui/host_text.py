@@ -6,6 +6,7 @@ own emphasis and its cache, and write into the infotext: only the two networks a
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import tempfile
 import threading
@@ -217,8 +218,22 @@ def _weights_of(model: Any) -> str:
     return str(getattr(info, "filename", ""))
 
 
+_tokenizers: dict[tuple[bytes, int | None], Any] = {}
+"""by vocabulary and pad token, for as long as the host runs: what transformers 4 has made is never freed anyway"""
+
+
 def _fast(tokenizer: Any, pad: int | None) -> Any:
-    """A fast tokenizer with the host's vocabulary, which splits text as psi's training did, and this pad token."""
+    """A fast tokenizer with the host's vocabulary, which splits text as psi's training did, and this pad token.
+
+    The same one for every checkpoint with that vocabulary.
+    """
+    vocabulary = hashlib.sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).digest()
+    if (vocabulary, pad) not in _tokenizers:
+        _tokenizers[vocabulary, pad] = _make_fast(tokenizer, pad)
+    return _tokenizers[vocabulary, pad]
+
+
+def _make_fast(tokenizer: Any, pad: int | None) -> Any:
     from transformers import CLIPTokenizerFast
 
     with tempfile.TemporaryDirectory() as folder:
