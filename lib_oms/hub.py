@@ -2,6 +2,12 @@
 
 HF_ENDPOINT, HF_TOKEN (or the token of `huggingface-cli login`), HF_HUB_OFFLINE and the proxy variables mean what they
 mean to huggingface_hub. Works with its versions 0.26 to 2.
+
+Not by its hf_hub_download(local_dir=...), which was tried in 0.26.0 and 2.4.0 against tests/hub_server.py. There, 0.26
+tells of no progress, cannot be cancelled within a file, and ends where the line is cut once; 2.4 does these, but throws
+away what has come when it is cancelled, cut for good or killed (5 GB to some), and calls every refusal of the server an
+entry that the cache lacks. Neither checks a checksum, and both believe a file that was cut on the disk. So the content
+is read here, from its session and with its headers.
 """
 
 from __future__ import annotations
@@ -11,7 +17,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +29,8 @@ from lib_oms.errors import Cancelled, DownloadError
 _SAFE_PATH = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+){0,3}")
 _NETWORK = frozenset(("requests", "urllib3", "httpx", "httpx2", "httpcore", "httpcore2", "h11", "http"))
 _TRIES = 4  # in a row, without a byte gained
-_PIECE = 2**20  # bytes between two looks at progress and cancelling; huggingface_hub's own 10 MB are minutes to some
+_PIECE = 2**18  # bytes between two looks at progress and cancelling
+_TIMEOUT = 30.0  # seconds in which nothing comes
 _PAUSE = 1.0  # seconds before the second try, then twice as long each time
 
 
@@ -113,99 +120,75 @@ def endpoint() -> str:
 def _grow(file: RemoteFile, part: Path, gained: Callable[[int], None], cancelled: Callable[[], bool]) -> None:
     """Gets the rest of a file into `part`; tries again where the line is cut."""
     tries = 0
-    if _size(part) > file.size:
-        gained(-_size(part))
-        part.unlink()
+    error: Exception | None = None
     while _size(part) < file.size or not part.exists():
+        if tries >= _TRIES:
+            raise _cut(file, _size(part), error) from error
+        if error is not None:
+            _wait(_PAUSE * 2**tries, file, cancelled)
         if cancelled():
             raise Cancelled(_cancelled_message(file))
         before = _size(part)
+        error = ConnectionError("the answer ended too early")  # believed only if it has, for some clients do not say so
         try:
             with part.open("ab") as raw:
-                _get(file, _Watched(raw, gained, cancelled), before)
-                raw.flush()
+                _get(file, raw, gained, cancelled)
                 os.fsync(raw.fileno())
         except DownloadError:
             raise
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno is not None and not _is_network(error):
+        except Exception as caught:
+            if isinstance(caught, OSError) and caught.errno is not None and not _is_network(caught):
                 raise  # the disk's
-            if _size(part) > file.size:  # old versions append a whole answer where a server ignores the range
-                gained(-_size(part))
-                part.unlink()
-            elif not _may_pass(error):
-                raise _translated(error, file.repository) from error
-            tries = 0 if _size(part) > before else tries + 1
-            if tries >= _TRIES:
-                raise _cut(file, _size(part), error) from error
-            _wait(_PAUSE * 2**tries, file, cancelled)
+            if not _may_pass(caught):
+                raise _translated(caught, file.repository) from caught
+            error = caught
+        tries = 0 if _size(part) > before else tries + 1
 
 
-def _get(file: RemoteFile, into: _Watched, start: int) -> None:
-    from huggingface_hub.file_download import http_get
+def _get(file: RemoteFile, raw: BinaryIO, gained: Callable[[int], None], cancelled: Callable[[], bool]) -> None:
+    """Appends what `raw` lacks, piece by piece."""
     from huggingface_hub.utils import build_hf_headers
 
+    start = os.fstat(raw.fileno()).st_size
     url = f"{endpoint()}/{file.repository}/resolve/{quote(file.commit, safe='')}/{quote(file.path)}"
     # Identity, or a server may pack the text files, whose sizes then differ from what the API said.
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
-    with _small_pieces():
-        http_get(
-            url,
-            into,
-            resume_size=start,
-            headers=headers,
-            expected_size=file.size,
-            displayed_filename=file.path,
-            _tqdm_bar=_NoBar(),
-        )
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    with _answer(url, headers) as (response, pieces):
+        if response.status_code >= 400:
+            raise _StatusError(response)
+        if start and response.status_code != 206:  # a server that knows no ranges
+            raw.truncate(0)
+            gained(-start)
+        for piece in pieces:
+            raw.write(piece)
+            raw.flush()
+            gained(len(piece))
+            if cancelled():
+                raise Cancelled(_cancelled_message(file))
 
 
 @contextmanager
-def _small_pieces() -> Iterator[None]:
-    """Meanwhile huggingface_hub hands on what comes in pieces, and leaves none of it to programs that do not."""
-    from huggingface_hub import constants
+def _answer(url: str, headers: dict[str, str]) -> Iterator[tuple[Any, Iterable[bytes]]]:
+    """A response and its content in pieces, by huggingface_hub's own session."""
+    from huggingface_hub.utils import get_session
 
-    wanted = {"DOWNLOAD_CHUNK_SIZE": _PIECE, "HF_HUB_ENABLE_HF_TRANSFER": False}
-    kept = {name: getattr(constants, name) for name in wanted if hasattr(constants, name)}
-    for name, value in kept.items():
-        setattr(constants, name, min(value, wanted[name]))
-    try:
-        yield
-    finally:
-        for name, value in kept.items():
-            setattr(constants, name, value)
+    session = get_session()
+    if callable(session.stream):  # httpx, from version 1 on; of requests it is an option
+        with session.stream("GET", url, headers=headers, timeout=_TIMEOUT, follow_redirects=True) as response:
+            yield response, response.iter_bytes(_PIECE)
+    else:
+        with session.get(url, headers=headers, timeout=_TIMEOUT, stream=True) as response:
+            yield response, response.iter_content(_PIECE)
 
 
-class _NoBar:
-    """In place of huggingface_hub's own progress bar, of which there is one per file."""
+class _StatusError(Exception):
+    """An answer that is none of the file."""
 
-    def update(self, count: int | None = 1) -> None:
-        pass
-
-
-class _Watched:
-    """A file for huggingface_hub to write to that counts, and ends the download when a person wants it."""
-
-    def __init__(self, raw: BinaryIO, gained: Callable[[int], None], cancelled: Callable[[], bool]) -> None:
-        self._raw, self._gained, self._cancelled = raw, gained, cancelled
-        self.name = raw.name
-
-    def write(self, data: bytes) -> int:
-        written = self._raw.write(data)
-        self._raw.flush()
-        self._gained(len(data))
-        if self._cancelled():
-            raise Cancelled("The download was cancelled. What has come so far is kept: start it again to continue.")
-        return written
-
-    def truncate(self, size: int | None = None) -> int:
-        before = os.fstat(self._raw.fileno()).st_size
-        after = self._raw.truncate(size)
-        self._gained(after - before)
-        return after
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._raw, name)
+    def __init__(self, response: Any) -> None:
+        super().__init__(f"status {response.status_code}")
+        self.response = response
 
 
 def _wait(seconds: float, file: RemoteFile, cancelled: Callable[[], bool]) -> None:
@@ -255,7 +238,7 @@ def _may_pass(error: Exception) -> bool:
     status = _status(error)
     if status is not None:
         return status in (408, 500, 502, 503, 504)
-    return _is_network(error) or (isinstance(error, OSError) and error.errno is None)  # the latter: a wrong size
+    return _is_network(error)
 
 
 def _is_network(error: BaseException) -> bool:
@@ -301,7 +284,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def _cut(file: RemoteFile, have: int, error: Exception) -> DownloadError:
+def _cut(file: RemoteFile, have: int, error: Exception | None) -> DownloadError:
     status = _status(error)
     if have == 0 or (status is not None and status >= 500):
         return _translated(error, file.repository)

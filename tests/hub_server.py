@@ -22,8 +22,8 @@ LARGE = 20_000  # bytes from which on a file is kept as LFS does
 
 class Hub:
     """The server. `repositories` maps owner/name to {path: content}; `faults` maps a path (or "api") to a list of
-    faults, of which each request takes the first: "cut:N" (N bytes, then the line is cut), "corrupt", "no range",
-    "status:N". `slow` is a pause in seconds before each 64 kB.
+    faults, of which each request takes the first: "cut:N" (N bytes, then the line is cut), "corrupt", "short" (the
+    answer ends early and says that this is all), "no range", "status:N". `slow`: seconds of pause before each 64 kB.
     """
 
     def __init__(self) -> None:
@@ -119,6 +119,8 @@ class Hub:
     ) -> None:
         ranged = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range") or "")
         start = int(ranged[1]) if ranged and fault != "no range" else 0
+        if fault == "short":
+            content = content[:-1000]
         if fault == "corrupt":
             content = content[:-1] + bytes([content[-1] ^ 1])
         handler.send_response(206 if start else 200)
