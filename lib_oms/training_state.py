@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
 from lib_oms import checkpoint
@@ -30,29 +31,19 @@ def learning_rate(settings: TrainingSettings, step: int) -> float:
     return settings.lr * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
-class MovingAverage:
+def moving_average(module: torch.nn.Module, decay: float) -> AveragedModel:
     """An exponential moving average of a module's weights.
 
-    Of our own, for diffusers' EMAModel cannot be imported beside the transformers that AUTOMATIC1111 pins. The decay
-    begins low and rises to the one asked for, as there: after n steps it is at most (1 + n) / (10 + n).
+    The decay begins low and rises to the one asked for, as that of diffusers' EMAModel, which cannot be imported beside
+    the transformers that AUTOMATIC1111 pins: with the n-th weights after the first it is at most (2 + n) / (11 + n).
     """
 
-    def __init__(self, module: torch.nn.Module, decay: float):
-        self.decay = decay
-        self.weights = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+    def take_in(kept: Sequence[torch.Tensor], new: Sequence[torch.Tensor], count: torch.Tensor) -> None:
+        weight = 1 - min(decay, (2 + int(count)) / (11 + int(count)))
+        for average, parameter in zip(kept, new, strict=True):
+            average.lerp_(parameter, weight)
 
-    @torch.no_grad()
-    def update(self, module: torch.nn.Module, step: int) -> None:
-        """Takes in the weights after optimizer step `step` (from 1)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for name, parameter in module.named_parameters():
-            self.weights[name].lerp_(parameter, 1 - decay)
-
-    @torch.no_grad()
-    def copy_to(self, module: torch.nn.Module) -> None:
-        """Overwrites the module's weights with their average."""
-        for name, parameter in module.named_parameters():
-            parameter.copy_(self.weights[name])
+    return AveragedModel(module, multi_avg_fn=take_in)
 
 
 class Run:
@@ -75,7 +66,7 @@ class Run:
         self.loss = math.nan  # their mean, at the last line of the log
         self.ema = None
         if settings.ema_decay > 0 and accelerator.is_main_process:
-            self.ema = MovingAverage(psi, settings.ema_decay)
+            self.ema = moving_average(psi, settings.ema_decay)
 
     def continue_or_begin(self) -> None:
         """Takes up the newest checkpoint, if there is one and it belongs to these settings."""
@@ -110,7 +101,7 @@ class Run:
         if not math.isfinite(loss):
             raise self._diverged()
         if self.ema is not None and not skipped:
-            self.ema.update(self.psi, self.step)
+            self.ema.update_parameters(self.psi)
         self.losses.append(loss)
         bar.update()
         speed = (bar.format_dict["rate"] or 0.0) * self.settings.batch_size
@@ -146,7 +137,7 @@ class Run:
         module = Path(self.settings.output) / MODULE_FOLDER
         if self.accelerator.is_main_process:
             if self.ema is not None:
-                self.ema.copy_to(self.psi)
+                self.psi.load_state_dict(self.ema.module.state_dict())
             self.psi.to(memory_format=torch.contiguous_format).eval()
             loss = sum(self.losses) / len(self.losses) if math.isnan(self.loss) else self.loss
             self.psi.save_pretrained(module, metadata={**facts, "training.loss": f"{loss:.6g}"})
@@ -166,7 +157,7 @@ class Run:
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"optimizer.{name}.{key}"] = value
         if self.ema is not None:
-            tensors.update({f"ema.{name}": value for name, value in self.ema.weights.items()})
+            tensors.update({f"ema.{name}": value for name, value in self.ema.state_dict().items()})
         return tensors
 
     def _make_optimizer_state(self) -> None:

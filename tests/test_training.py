@@ -23,7 +23,7 @@ from lib_oms.errors import OMSError, SettingError
 from lib_oms.text import load_text_encoder
 from lib_oms.training import TrainingSettings, train
 from lib_oms.training_data import Encoders, Rows, TrainingData, Workers, encode_examples, load_vae, scaled_latents
-from lib_oms.training_state import MovingAverage, learning_rate
+from lib_oms.training_state import learning_rate, moving_average
 from lib_oms.unet import OMSUNet, OMSUNetConfig
 
 LEVELS = (-0.8, 0.0, 0.6)
@@ -130,7 +130,7 @@ def test_what_is_saved_is_the_moving_average(tmp_path):
     last = load_file(newest / "psi.safetensors")
     ema = load_file(newest / "ema.safetensors")
     assert torch.equal(last["psi.conv_in.weight"], weights(plain)["conv_in.weight"])
-    assert torch.equal(ema["ema.conv_in.weight"], weights(averaged)["conv_in.weight"])
+    assert torch.equal(ema["ema.module.conv_in.weight"], weights(averaged)["conv_in.weight"])
     assert not torch.equal(weights(averaged)["conv_in.weight"], weights(plain)["conv_in.weight"])
 
 
@@ -159,17 +159,15 @@ def test_a_step_that_overflowed_leaves_the_moving_average_alone(tmp_path, monkey
 def test_moving_average_rises_to_its_decay():
     module = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(module.weight)
-    average = MovingAverage(module, decay=0.5)
-    expected = 0.0
+    average = moving_average(module, decay=0.5)
+    expected = 1.0
     for step in range(1, 30):
         with torch.no_grad():
             module.weight.fill_(float(step))
-        average.update(module, step)
+        average.update_parameters(module)
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * step
-    assert float(average.weights["weight"]) == pytest.approx(expected, rel=1e-5)
-    average.copy_to(module)
-    assert torch.equal(module.weight.data, average.weights["weight"])
+    assert average.module.weight.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_file_says_how_it_was_made_and_nothing_of_where(tmp_path):
