@@ -7,6 +7,7 @@ its own: tensors really leave the CPU for it.
 from __future__ import annotations
 
 import gc
+import io
 import sys
 import threading
 import weakref
@@ -420,6 +421,21 @@ def test_checkpoints_of_one_vocabulary_share_its_tokenizers(memory: Any, pair: t
 
     pair[1].add_tokens(["another"])
     assert "another" in host_text._fast(pair[1], 0).get_vocab()
+
+
+def test_a_console_that_cannot_show_a_name_stops_nothing(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lib_oms.webui import host
+    from lib_oms.webui.downloading import Job
+
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="cp1252"))
+    said = []
+    host.say_skipped(SimpleNamespace(comment=said.append), "the OMS module '暗' is for SDXL")
+    assert said == ["One More Step skipped: the OMS module '暗' is for SDXL"]
+    job = Job()
+    job.start("暗")
+    for _ in job.watch():
+        pass
+    assert "no module '暗' is published" in job.outcome
 
 
 def test_unloaded_model_is_not_kept(memory: Any, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from tqdm import tqdm
 
 from lib_oms import catalogue
+from lib_oms.console import say
 from lib_oms.download import NAMES, Progress, download
 from lib_oms.errors import Cancelled, OMSError, SettingError
 from lib_oms.listing import human_size
@@ -79,7 +80,7 @@ class Job:
         try:
             if self.name == AUTOMATIC:
                 self.name = for_loaded_model()
-            print(f"Downloading {self.name} for One More Step")
+            say(f"Downloading {self.name} for One More Step")
             with tqdm(unit="B", unit_scale=True, desc="One More Step", mininterval=1.0) as bar:
 
                 def show(progress: Progress) -> None:
@@ -95,7 +96,7 @@ class Job:
         except Exception as error:  # a thread's error would be heard by nobody
             self.failed = True
             outcome = str(error) if isinstance(error, OMSError) else f"{type(error).__name__}: {error}"
-        print(f"One More Step: {outcome}")
+        say(f"One More Step: {outcome}")
         self.outcome = outcome
 
 

@@ -12,6 +12,7 @@ import torch
 from modules import devices, paths, processing, scripts, sd_models, shared
 from torch import Tensor
 
+from lib_oms.console import say
 from lib_oms.errors import OMSError
 from lib_oms.webui import options
 
@@ -145,7 +146,7 @@ def message(error: Exception) -> str:
 def say_skipped(p: Any, reason: str) -> None:
     """Tells a person on the page and in the console that the picture is made without the step."""
     text = f"One More Step skipped: {reason}"
-    print(text)
+    say(text)
     p.comment(text)
 
 
