@@ -11,7 +11,7 @@ import difflib
 import json
 import re
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
@@ -66,8 +66,9 @@ class Setting:
         """
         if self.type is float and isinstance(value, (int, float)) and not isinstance(value, bool):
             if self.minimum <= value <= self.maximum:  # False for NaN too
-                return float(value)
+                return float(value) + 0.0  # -0.0 becomes 0.0
         elif self.type is not float and isinstance(value, self.type):
+            _refuse_half_letters(f"{self.label} ({self.name})", value)
             return value
         raise SettingError(f"{self.label} ({self.name}): {reprlib.repr(value)} is not allowed, only {self.allowed}.")
 
@@ -168,7 +169,7 @@ class OMSSettings:
         for name in named or {}:
             if name not in _BY_NAME:
                 raise SettingError(
-                    f"{reprlib.repr(name)} is no setting of One More Step.{_meant(name)} Allowed are {_names()}."
+                    f"there is no setting {reprlib.repr(name)}.{close_to(name, _BY_NAME)} Allowed are {_names()}."
                 )
         return cls(**{**values, **(named or {}), **_asking(axes)})
 
@@ -199,6 +200,15 @@ class OMSSettings:
         return {s.infotext: _quoted(str(values[s.name]), s.infotext) for s in SETTINGS if values[s.name] != ""}
 
 
+def _refuse_half_letters(name: str, value: Any) -> None:
+    """JSON can hold one half of a letter of two (a surrogate), which neither a file nor a tokenizer takes."""
+    if isinstance(value, str) and (found := re.search("[\ud800-\udfff]", value)):
+        raise SettingError(
+            f"{name}: its letter {found.start() + 1} is only one half of a letter (U+{ord(found[0]):04X}), which no "
+            "text can hold. Write it anew."
+        )
+
+
 def _read(name: str, facts: Mapping[str, Any], default: bool | float | str) -> Setting:
     return Setting(name=name, default=default, **facts)
 
@@ -213,10 +223,18 @@ def _names() -> str:
     return ", ".join(_BY_NAME)
 
 
-def _meant(name: Any) -> str:
-    """A name that is close to one that does not exist, as a sentence with a blank before it; else nothing."""
-    close = difflib.get_close_matches(str(name)[:100].lower(), _BY_NAME, n=1)
-    return f" Did you mean {close[0]}?" if close else ""
+def close_to(name: Any, names: Iterable[str]) -> str:
+    """The one of `names` that is closest to one that does not exist, as a question with a blank before it; nothing
+    where none is close.
+    """
+    by_small = {known.casefold(): known for known in names}
+    close = difflib.get_close_matches(str(name)[:100].strip().casefold(), by_small, n=1)
+    return f" Did you mean {by_small[close[0]]!r}?" if close else ""
+
+
+def is_automatic(module: str) -> bool:
+    """Whether a module's name stands for "whichever fits"."""
+    return module.strip().casefold() == AUTOMATIC.casefold()
 
 
 def _asking(axes: Mapping[str, Any]) -> dict[str, Any]:

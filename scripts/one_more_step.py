@@ -3,14 +3,8 @@
 A table of contents: which of the host's hooks calls what. The work is in lib_oms.
 """
 
-import gradio as gr
-from modules import errors, script_callbacks, scripts, shared
-
-
-def why(error):
-    errors.report("One More Step cannot be used", exc_info=True)
-    return f"One More Step cannot be used: {type(error).__name__}: {error}"
-
+from lib_oms.webui import trouble
+from modules import script_callbacks, scripts
 
 # The extension's folder is on sys.path only while this file is loaded, so everything is imported here and now.
 try:
@@ -23,7 +17,7 @@ try:
     xyz.register()
     PROBLEM = None
 except Exception as error:  # whatever it is, it must not stop the WebUI from starting
-    PROBLEM = why(error)
+    PROBLEM = trouble.report(error)
 
 
 class OneMoreStep(scripts.Script):
@@ -42,8 +36,12 @@ class OneMoreStep(scripts.Script):
                 self.infotext_fields = infotext.fields(controls)
                 return controls
             except Exception as error:
-                self.problem = why(error)
-        return self._apology()
+                self.problem = trouble.report(error)
+        return trouble.accordion(self.problem)
+
+    def before_process(self, p, *args):
+        if self.problem and args and args[0]:
+            trouble.stand_in(p, self.problem)
 
     def process(self, p, *args):
         if not self.problem:
@@ -52,25 +50,3 @@ class OneMoreStep(scripts.Script):
     def process_before_every_sampling(self, p, *args, **kwargs):
         if not self.problem:
             hook.before_sampling(p, args, kwargs["noise"])
-
-    def before_process(self, p, *args):
-        if self.problem and args and args[0]:
-            self._refuse(p)
-
-    def _apology(self):
-        """An accordion that says what is wrong, and one control, so that the API can be told, too."""
-        with gr.Accordion("One More Step", open=True, elem_id="oms_accordion"):
-            gr.Markdown(f"{self.problem}\n\nThe console shows more. Restart the WebUI when it is repaired.")
-            return [gr.Checkbox(False, label="One More Step", visible=False, elem_id="oms_enabled")]
-
-    def _refuse(self, p):
-        """Makes a request that asks for the step fail, instead of a picture that silently goes without."""
-        problem = self.problem
-        if getattr(shared.opts, "oms_on_failure", "") == "continue without it":
-            p.extra_generation_params["OMS skipped"] = problem
-            return
-
-        def sample(*args, **kwargs):
-            raise RuntimeError(problem)
-
-        p.sample = sample

@@ -199,6 +199,13 @@ class RequestFailed(Exception):  # noqa: N818
     """HTTP 500 with the host's body."""
 
 
+def told(answer: dict[str, Any]) -> str:
+    """What a client is told of an error: hosts call it "errors", "message" (Forge with its page) or, of errors that
+    they have foreseen, "detail".
+    """
+    return answer.get("errors") or answer.get("message") or answer["detail"]
+
+
 SILENT = ("Mute", "Own way")
 """The watcher's samplers that do not tell where they start."""
 
@@ -253,8 +260,7 @@ class WebUI:
         response = requests.post(f"{self.url}/sdapi/v1/txt2img", json=body, timeout=300)
         if response.status_code != 200:
             assert response.status_code == 500, response.text
-            answer = response.json()
-            raise RequestFailed(answer.get("errors") or answer["message"])  # Forge's page-and-API calls it "message"
+            raise RequestFailed(told(response.json()))
         answer = response.json()
         return Made(answer["images"], json.loads(answer["info"]), self._seen(before))
 

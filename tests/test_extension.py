@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import requests
@@ -70,6 +71,7 @@ def _default_options(request: pytest.FixtureRequest) -> Iterator[None]:
     if "webui" in request.fixturenames:
         webui = request.getfixturevalue("webui")
         webui.options(sgm_noise_multiplier=False, sigma_max=0.0, always_discard_next_to_last_sigma=False)
+        webui.options(oms_on_failure="stop the request")
 
 
 @pytest.fixture(scope="session")
@@ -324,29 +326,59 @@ def test_automatic_follows_the_latents_of_the_model_that_is_loaded(webui: WebUI)
             assert f"OMS model: {name} [" in infotext
 
 
-@pytest.mark.parametrize(
-    ("module", "state", "reason"),
-    [
-        (MODULE, "latents sdxl", r"'untrained' is for .*Those for the loaded model are sdxl\."),
-        ("sdxl", "", r"'sdxl' is for latents of SDXL.*Those for the loaded .*untrained"),
-    ],
-)
-def test_a_module_for_other_latents_is_not_used_and_those_that_fit_are_named(
+MISFITS = [
+    (MODULE, "latents sdxl", r"'untrained' is for .*The one for the loaded model is sdxl\."),
+    ("sdxl", "", r"'sdxl' is for latents of SDXL, which the loaded .*Those for the loaded model are .*, untrained"),
+    (MODULE, "unknown latents", r"'untrained' is for .*No OMS module is made for it"),
+]
+
+
+@pytest.mark.parametrize(("module", "state", "reason"), MISFITS)
+def test_a_module_that_does_not_fit_is_refused_before_anything_is_made(
     webui: WebUI, capfd: pytest.CaptureFixture[str], module: str, state: str, reason: str
 ) -> None:
-    plain = webui.txt2img(sampler_name="Euler", state=state)
-    made = webui.txt2img(True, module, "night", sampler_name="Euler", state=state)
-    assert made.pixels == plain.pixels
-    assert re.search(f'OMS skipped: "the OMS module {reason}', made.infotext)
-    assert "OMS: True" not in made.infotext
-    assert re.search(f"One More Step skipped: the OMS module {reason}", capfd.readouterr().out)
+    before = webui._count()
+    capfd.readouterr()
+    with pytest.raises(RequestFailed, match=f"^the OMS module {reason}"):
+        webui.txt2img(True, module, "night", sampler_name="Euler", state=state, n_iter=3)
+    assert webui._count() == before, "the denoiser was not called"
+    printed = capfd.readouterr()
+    (line,) = (printed.out + printed.err).splitlines()
+    assert re.match(f"One More Step: the OMS module {reason}", line)
     assert "OMS" not in (webui.folder / "data" / "params.txt").read_text(encoding="utf-8")
 
 
-def test_no_module_for_the_loaded_model_at_all_is_a_failure(webui: WebUI) -> None:
+@pytest.mark.parametrize(("module", "state", "reason"), MISFITS)
+def test_a_module_that_does_not_fit_is_done_without_where_a_person_said_so(
+    webui: WebUI, module: str, state: str, reason: str
+) -> None:
+    webui.options(oms_on_failure="continue without it")
+    plain = webui.txt2img(sampler_name="Euler", state=state)
+    made = webui.txt2img(True, module, "night", sampler_name="Euler", state=state)
+    assert made.pixels == plain.pixels
+    assert re.search(f'OMS skipped: "it failed: the OMS module {reason}', made.infotext)
+    assert "OMS: True" not in made.infotext
+
+
+@pytest.mark.parametrize("args", [(True, "no such module"), (True, "x-nan"), (True, "Automatic", "", 99)])
+def test_a_mistake_is_one_line_in_the_console(
+    webui: WebUI, capfd: pytest.CaptureFixture[str], args: tuple[Any, ...]
+) -> None:
+    capfd.readouterr()
+    with pytest.raises(RequestFailed) as error:
+        webui.txt2img(*args, sampler_name="Euler")
+    printed = capfd.readouterr()
+    lines = (printed.out + printed.err).splitlines()
+    assert [line for line in lines if "Loading OMS module" not in line] == [f"One More Step: {error.value}"]
+
+
+def test_no_module_for_the_loaded_model_at_all_is_a_failure(webui: WebUI, untrained: Path) -> None:
     before = webui._count()
-    with pytest.raises(RequestFailed, match=r"no usable OMS module for the loaded model.*SD1/SD2"):
+    with pytest.raises(RequestFailed, match=r"no usable OMS module for the loaded model.*SD1/SD2") as error:
         webui.txt2img(True, "Automatic", "night", sampler_name="Euler", state="latents sd")
+    folders = str(error.value).partition(" into ")[2].split(" or ")
+    assert folders[0] == str(untrained.parent), "where downloads go, and then the other folders"
+    assert len(folders) == 3
     assert webui._count() == before, "the denoiser was not called"
 
 
@@ -355,6 +387,27 @@ def test_names_that_are_no_names_are_refused_alike(webui: WebUI, name: str) -> N
     with pytest.raises(RequestFailed, match="there is no OMS module named") as caught:
         webui.txt2img(True, name, "night")
     assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("name", ["automatic", " AUTOMATIC", "Untrained", "UNTRAINED"])
+def test_names_are_found_whatever_their_case(webui: WebUI, name: str) -> None:
+    assert f"OMS model: {MODULE} [" in webui.txt2img(True, name, "night", sampler_name="Euler").infotext
+
+
+def test_two_names_that_differ_in_case_alone_are_told_apart(webui: WebUI, untrained: Path) -> None:
+    second = untrained.parent / MODULE.upper()
+    if second.exists():
+        pytest.skip("this disk takes them for one")
+    shutil.copytree(untrained / "oms_module", second / "oms_module")
+    shutil.copytree(untrained / "text_encoder", second / "text_encoder")
+    shutil.copytree(untrained / "tokenizer", second / "tokenizer")
+    try:
+        for name in (MODULE, MODULE.upper()):
+            assert f"OMS model: {name} [" in webui.txt2img(True, name, "night", sampler_name="Euler").infotext
+        with pytest.raises(RequestFailed, match=r"no OMS module named 'Untrained'\. Did you mean 'untrained'\?"):
+            webui.txt2img(True, "Untrained", "night", sampler_name="Euler")
+    finally:
+        shutil.rmtree(second)
 
 
 def openclip_tower() -> torch.nn.Module:
@@ -570,13 +623,22 @@ def test_dict_and_short_list_do_what_the_full_list_does(webui: WebUI) -> None:
         ([True, "/etc/passwd"], ["no OMS module named"]),
         ([True, "nul\0nul"], ["no OMS module named"]),
         ([True, f"{MODULE} [0123456789]"], [f"{MODULE} [0123456789]"]),
+        ([True, "untraind"], ["no OMS module named 'untraind'. Did you mean 'untrained'?"]),
+        ([True, "automatik"], ["Did you mean 'Automatic'?"]),
+        ([True, "a\ud83c"], ["OMS model (module)", "letter 2 is only one half of a letter (U+D83C)"]),
+        ([True, "Automatic", "\udf12"], ["OMS prompt (prompt)", "letter 1 is only one half of a letter (U+DF12)"]),
+        ([True, "Automatic", "", 1, 0, "\ud83c"], ["OMS negative prompt", "one half of a letter"]),
+        ([{"\ud83c": 3}], [r"there is no setting '\ud83c'. Allowed are enabled"]),
+        ([{"prompts": "night"}], ["there is no setting 'prompts'. Did you mean 'prompt'?"]),
+        ([{"guidance_scale": "\ud83c"}], [r"'\ud83c' is not allowed, only a number"]),
     ],
 )
 def test_refused_loudly(webui: WebUI, args: list, words: list[str]) -> None:
     with pytest.raises(RequestFailed) as error:
         webui.txt2img(*args, sampler_name="Euler")
-    for word in ["One More Step: ", *words]:
+    for word in words:
         assert word in str(error.value)
+    assert "Error" not in str(error.value), "whoever reads it need not know what the class is called"
     assert webui.txt2img(sampler_name="Euler").seen  # and the host is well afterwards
 
 

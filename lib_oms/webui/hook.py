@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import torch
+from modules import errors
 from torch import Tensor
 
 from lib_oms.errors import OMSError
@@ -14,27 +14,30 @@ from lib_oms.fingerprint import fingerprint
 from lib_oms.library import ModuleEntry
 from lib_oms.settings import OMSSettings
 from lib_oms.text import TextEncoder
-from lib_oms.webui import host, host_text, infotext, memory, offer, options, progress, xyz
+from lib_oms.webui import host, host_text, infotext, memory, offer, options, progress, trouble, xyz
 from lib_oms.webui.first_step import NotApplicable, first_step
 from lib_oms.webui.loaded import LOADED
 from lib_oms.webui.request import Request, starting_noise
 
 
 def before_generating(p: Any, args: Sequence[Any]) -> None:
-    """Writes into the infotext what is going to be done.
+    """Refuses a request that asks for what cannot be, and writes into the infotext what is going to be done.
 
     It is written again, and truly, before sampling; but params.txt, from which a person restores the last settings,
-    is saved in between. What is wrong is left for then, too: nobody would hear of it here.
+    is saved in between. Where the picture is made in spite of what is wrong, that is said then, too.
     """
     infotext.clear(p)
     axes = xyz.values_of(p)
-    with suppress(OMSError, NotApplicable):
+    try:
         if not OMSSettings.asked_for(args, axes) or not host.is_first_pass(p) or host.samples_given_picture(p):
             return
-        latents = host.latents_of(p.sd_model)
-        if latents is not None:
-            settings = OMSSettings.from_args(args, axes)
-            infotext.write(p, settings, offer.choose(settings.module, latents))
+        settings = OMSSettings.from_args(args, axes)
+        infotext.write(p, settings, offer.choose(settings.module, host.latents_of(p.sd_model)))
+    except NotApplicable:
+        return
+    except OMSError as error:
+        if not options.continues_on_failure():
+            trouble.refuse(p, str(error))
 
 
 def before_sampling(p: Any, args: Sequence[Any], noise: Tensor) -> None:
@@ -52,12 +55,14 @@ def before_sampling(p: Any, args: Sequence[Any], noise: Tensor) -> None:
     except NotApplicable as reason:
         _go_without(p, str(reason))
     except Exception as error:
+        if not isinstance(error, OMSError):  # where it comes from is for whoever mends it, and not for the page
+            errors.report(f"{trouble.NAME} failed", exc_info=True)
         progress.let_go_of(error)
         if options.continues_on_failure():
             infotext.clear(p)
             _go_without(p, f"it failed: {host.message(error)}")
         else:
-            host.fail(p, error)
+            host.fail(p, host.message(error))
 
 
 def _go_without(p: Any, reason: str) -> None:
@@ -66,10 +71,8 @@ def _go_without(p: Any, reason: str) -> None:
 
 
 def _take_the_step(p: Any, settings: OMSSettings, noise: Tensor) -> None:
-    latents = host.latents_of(p.sd_model)
-    if latents is None or noise.ndim != 4 or noise.shape[1] != 4:
-        raise NotApplicable("the loaded model has other latents than SD1.x or SD2.x or SDXL")
-    entry = offer.choose(settings.module, latents)
+    usual = noise.ndim == 4 and noise.shape[1] == 4
+    entry = offer.choose(settings.module, host.latents_of(p.sd_model) if usual else None)
     with host.plain_torch():
         request = Request(
             settings=settings,

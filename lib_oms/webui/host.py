@@ -14,9 +14,9 @@ from torch import Tensor
 
 from lib_oms.console import say
 from lib_oms.errors import OMSError
-from lib_oms.webui import options
+from lib_oms.webui import options, trouble
 
-TITLE = "One More Step"
+TITLE = trouble.NAME
 """The script's title, by which hosts and requests know it."""
 
 _no_memory_left = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
@@ -117,8 +117,8 @@ def replace_noise(p: Any, noise: Tensor, x: Tensor) -> None:
     noise.copy_(x)
 
 
-def fail(p: Any, error: Exception) -> None:
-    """Makes this request fail with the error's message.
+def fail(p: Any, text: str) -> None:
+    """Makes this request end with `text`, from a hook that runs just before sampling.
 
     Hosts swallow what a hook raises, so it is raised where they do not: in the sampler's own call that comes next.
     """
@@ -126,7 +126,7 @@ def fail(p: Any, error: Exception) -> None:
 
     def sample(*args: Any, **kwargs: Any) -> Any:
         del sampler.sample  # uncovers the class's own
-        raise OMSError(f"One More Step: {message(error)}") from error
+        raise trouble.refusal(p, text)
 
     sampler.sample = sample
 
@@ -145,7 +145,7 @@ def message(error: Exception) -> str:
 
 def say_skipped(p: Any, reason: str) -> None:
     """Tells a person on the page and in the console that the picture is made without the step."""
-    text = f"One More Step skipped: {reason}"
+    text = f"{TITLE} skipped: {reason}"
     say(text)
     p.comment(text)
 

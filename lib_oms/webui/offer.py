@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from lib_oms import library
 from lib_oms.catalogue import LATENTS_NAMES
 from lib_oms.errors import ModuleFileError, SettingError
 from lib_oms.fingerprint import fingerprint
 from lib_oms.library import ModuleEntry
-from lib_oms.settings import AUTOMATIC
+from lib_oms.settings import AUTOMATIC, close_to, is_automatic
 from lib_oms.webui import host
 from lib_oms.webui.first_step import NotApplicable
 
@@ -44,42 +45,33 @@ def label(entry: ModuleEntry) -> str:
     return f"{entry.name} [{fingerprint(entry.path)}]"
 
 
-def choose(module: str, latents: str) -> ModuleEntry:
-    """The module that a request means, for a model with these latents.
+def choose(module: str, latents: str | None) -> ModuleEntry:
+    """The module that a request means, for a model with these latents, or with some that no module is for (None).
 
-    `module` is Automatic, a name, or a name with a fingerprint as infotext has it.
+    `module` is Automatic, a name, or a name with a fingerprint as infotext has it. Automatic alone may have nothing to
+    do: who names a module wants that one.
 
-    Raises SettingError where there is no such module, ModuleFileError where it is broken, NotApplicable where it is for
-    other latents; they name the modules that would do.
+    Raises SettingError where there is no such module or it is for other latents, ModuleFileError where it is broken;
+    they name the modules that would do. Raises NotApplicable for Automatic where the latents are none.
     """
     there = _all()
     offered = _offered(there)
-    if module == AUTOMATIC:
+    if is_automatic(module):
         return _automatic(offered, latents)
-    entry = _find(there, module)
-    if entry is None:
-        raise SettingError(f"there is no OMS module named {module[:200]!r}. {_instead(offered, latents)}")
-    if entry.problem:
-        raise ModuleFileError(f"the OMS module {entry.name!r} cannot be used: {entry.problem}")
-    if not library.fits(entry, latents, chosen=True):
-        raise NotApplicable(
-            f"the OMS module {entry.name!r} is for {_latents_name(entry.latents)}, "
-            f"which the loaded model does not have. {_instead(offered, latents)}"
+    entry = _named(there, module, lambda: _instead(offered, latents))
+    if latents is None or not library.fits(entry, latents, chosen=True):
+        raise SettingError(
+            f"the OMS module {entry.name!r} is for {_latents_name(entry.latents)}, which the loaded model does not "
+            f"have. {_instead(offered, latents)}"
         )
     return entry
 
 
 def check(module: str) -> None:
     """Raises as `choose` does where nothing of this name could ever be used, whatever model is loaded."""
-    if module == AUTOMATIC:
-        return
-    there = _all()
-    entry = _find(there, module)
-    if entry is None:
-        there_are = ", ".join([AUTOMATIC, *_usable(_offered(there))])
-        raise SettingError(f"there is no OMS module named {module[:200]!r}. There are {there_are}.")
-    if entry.problem:
-        raise ModuleFileError(f"the OMS module {entry.name!r} cannot be used: {entry.problem}")
+    if not is_automatic(module):
+        there = _all()
+        _named(there, module, lambda: f"There are {', '.join([AUTOMATIC, *_usable(_offered(there))])}.")
 
 
 def restored(module: str) -> str:
@@ -93,14 +85,31 @@ def restored(module: str) -> str:
     return module if entry is None else entry.name
 
 
+def _named(there: list[ModuleEntry], module: str, otherwise: Callable[[], str]) -> ModuleEntry:
+    """The usable module of this name; raises as `choose` does, with what to do `otherwise`."""
+    entry = _find(there, module)
+    if entry is None:
+        meant = close_to(module, [AUTOMATIC, *_usable(_offered(there))])
+        raise SettingError(f"there is no OMS module named {module[:200]!r}.{meant} {otherwise()}")
+    if entry.problem:
+        raise ModuleFileError(f"the OMS module {entry.name!r} cannot be used: {entry.problem}")
+    return entry
+
+
 def _find(offered: list[ModuleEntry], module: str) -> ModuleEntry | None:
-    """Looks a name up in the list; with a fingerprint, both must be right."""
+    """Looks a name up in the list; with a fingerprint, both must be right. Capitals and small letters are alike where
+    no second name differs from it in nothing else.
+    """
     by_name = {entry.name: entry for entry in sorted(offered, key=lambda entry: not entry.problem)}  # usable ones win
-    if module in by_name:
-        return by_name[module]
     labelled = _labelled.fullmatch(module)
-    entry = by_name.get(labelled["name"]) if labelled else None
-    return entry if entry is not None and _has_fingerprint(entry, labelled["fingerprint"]) else None
+    for name in (module, labelled["name"] if labelled else None):
+        if name is None:
+            continue
+        alike = [other for other in by_name if other.casefold() == name.casefold()]
+        found = by_name.get(name) or (by_name[alike[0]] if len(alike) == 1 else None)
+        if found is not None and (name == module or _has_fingerprint(found, labelled["fingerprint"])):
+            return found
+    return None
 
 
 def _renamed(offered: list[ModuleEntry], module: str) -> ModuleEntry | None:
@@ -117,8 +126,10 @@ def _has_fingerprint(entry: ModuleEntry, wanted: str) -> bool:
         return False
 
 
-def _automatic(offered: list[ModuleEntry], latents: str) -> ModuleEntry:
+def _automatic(offered: list[ModuleEntry], latents: str | None) -> ModuleEntry:
     """The smallest module that fits (the published large one costs as much as a step of SDXL), first by name."""
+    if latents is None:
+        raise NotApplicable("the loaded model has other latents than SD1.x or SD2.x or SDXL")
     fitting = [entry for entry in offered if library.fits(entry, latents)]
     if fitting:
         return min(fitting, key=lambda entry: (entry.size, entry.name))
@@ -127,11 +138,14 @@ def _automatic(offered: list[ModuleEntry], latents: str) -> ModuleEntry:
     raise SettingError(f"there is no usable OMS module for the loaded model{why}. {_instead(offered, latents)}")
 
 
-def _instead(offered: list[ModuleEntry], latents: str) -> str:
+def _instead(offered: list[ModuleEntry], latents: str | None) -> str:
+    if latents is None:
+        return "No OMS module is made for it: untick the step, or choose Automatic, which leaves such a model alone."
     fitting = [entry.name for entry in offered if library.fits(entry, latents)]
     if fitting:
-        return f"Those for the loaded model are {', '.join(fitting)}."
-    folders = " or ".join(str(folder) for folder in host.module_folders())
+        are = "The one for the loaded model is" if len(fitting) == 1 else "Those for the loaded model are"
+        return f"{are} {', '.join(fitting)}."
+    folders = " or ".join(map(str, sorted(host.module_folders(), key=lambda folder: folder != host.download_folder())))
     put = f"one for {_latents_name(latents)} into {folders}; at present there is none."
     return f"Press Download below 'OMS modules', or put {put}" if latents in LATENTS_NAMES else f"Put {put}"
 
