@@ -75,12 +75,44 @@ def test_in_a_plot(webui: WebUI) -> None:
 
 
 def test_a_chosen_module_does_not_switch_but_is_refused_before_sampling(webui: WebUI) -> None:
-    """The picture is made as one without the step, and names the modules that would do."""
-    second = {"override_settings": {"sd_model_checkpoint": SECOND}}
-    made = webui.txt2img(True, "plain", "night", **QUICK, **second)
-    assert "'plain' is for latents of 'oms-demo', which" in made.infotext
-    assert "Those for the loaded model are wide." in made.infotext
-    assert made.pixels == webui.txt2img(**QUICK, **second).pixels
+    before = webui._count()
+    with pytest.raises(RequestFailed, match=r"'plain' is for latents of 'oms-demo', which .* for the loaded model is wide\."):
+        webui.txt2img(True, "plain", "night", **QUICK, override_settings={"sd_model_checkpoint": SECOND})
+    assert webui._count() == before
+    assert used(webui) == "plain", "the checkpoint is set back"
+
+
+def test_a_plot_of_modules_is_refused_where_one_does_not_fit(
+    webui: WebUI, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = webui._count()
+    capfd.readouterr()
+    with pytest.raises(RequestFailed, match=r"'wide' is for latents of SDXL, .* for the loaded model are .*plain"):
+        plot(webui, ("OMS model", "plain, automatic, wide"))
+    assert webui._count() == before, "before the first cell"
+    assert len(capfd.readouterr().out.splitlines()) == 1
+    webui.options(oms_on_failure="continue without it")
+    try:
+        made = cells(plot(webui, ("OMS model", "plain, wide")))
+    finally:
+        webui.options(oms_on_failure="stop the request")
+    assert "OMS model: plain [" in made[0]
+    assert 'OMS skipped: "it failed: the OMS module \'wide\' is for latents of SDXL' in made[1]
+
+
+def test_a_plot_of_modules_and_checkpoints_is_made_as_far_as_they_fit(
+    webui: WebUI, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made = plot(webui, ("OMS model", "wide"), ("Checkpoint name", f"{SECOND}, {FIRST}"))
+    assert "OMS model: wide [" in cells(made)[0]
+    assert cells(made)[1] == "", "a cell that stayed black"
+    assert "One More Step: the OMS module 'wide' is for latents of SDXL" in capfd.readouterr().err
+
+
+def test_no_cell_is_made_with_a_module_that_does_not_fit(webui: WebUI) -> None:
+    before = webui._count()
+    assert plot(webui, ("Steps", "1, 2"), oms=(True, "wide")).images == []
+    assert webui._count() == before
 
 
 def test_nothing_for_the_checkpoint_says_where_to_get_it(webui: WebUI, model: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import csv
 import io
 import math
 import re
+from collections import namedtuple
 from collections.abc import Callable
 from copy import copy
 from itertools import chain
@@ -20,6 +21,7 @@ from modules import errors, images, infotext_utils, processing, scripts, sd_mode
 from modules.processing import Processed, process_images
 from PIL import Image, ImageDraw
 
+AxisInfo = namedtuple("AxisInfo", ["axis", "values"])
 _RANGE = re.compile(r"\s*([+-]?\d+(?:\.\d*)?)\s*-\s*([+-]?\d+(?:\.\d*)?)(?:\s*\(([+-]\d+(?:\.\d*)?)\))?\s*")
 
 
@@ -206,6 +208,8 @@ class Script(scripts.Script):
             if option.choices is not None and not csv_mode:
                 texts[i] = list_to_csv_string(chosen[i])
         axes = [values_of(p, option, texts[i], chosen[i], csv_mode) for i, option in enumerate(options)]
+        for name, option, values in zip("xyz", options, axes, strict=True):
+            setattr(shared.state, f"xyz_plot_{name}", AxisInfo(option, values))  # for extensions to see
         made = self._cells(p, options, axes, vary)
         template = next((processed for processed in made if processed.images), None)
         if template is None:

@@ -49,6 +49,19 @@ def loaded_model() -> Any | None:
     return shared.sd_model if holder is None else holder.sd_model
 
 
+def settled_model(p: Any) -> Any | None:
+    """The model in memory, where the pictures of `p`, of which none has begun, are sure to be made with it; else None.
+
+    Forge loads the checkpoint that was chosen when the first picture is made, and a request may choose its own.
+    """
+    model = loaded_model()
+    chosen = sd_models.checkpoint_aliases.get(shared.opts.sd_model_checkpoint)
+    asked = (getattr(p, "override_settings", None) or {}).get("sd_model_checkpoint")
+    of_model = getattr(model, "sd_checkpoint_info", None)
+    known = chosen is not None and of_model is not None and chosen.filename == of_model.filename
+    return model if known and asked is None else None
+
+
 def latents_of(model: Any) -> str | None:
     """Which latents a loaded model works on: "sd" (SD1.x and SD2.x), "sdxl", what it declares itself in an attribute
     `oms_latents`, or None for any others (SD3, Flux, SDXL derivatives with a VAE of their own).

@@ -3,22 +3,24 @@
 The plot makes a shallow copy of p for every cell and lets each axis write to it. What an axis gives stands in an
 attribute of that copy, replaced and never changed, so that neither the next cell nor the next request sees it.
 
-The plot swallows what goes wrong while a cell is made, but neither what `confirm` raises, before the first cell, nor
-what `apply` raises. So values are checked there.
+The plot swallows what goes wrong while a cell is made, and leaves the cell black, but neither what `confirm` raises,
+before the first cell, nor what `apply` raises. So values are checked there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from modules import errors, scripts
+from modules import errors, scripts, shared
 
-from lib_oms.errors import SettingError
+from lib_oms.errors import OMSError, SettingError
 from lib_oms.settings import SETTINGS, OMSSettings, Setting
-from lib_oms.webui import host, offer
+from lib_oms.webui import host, offer, options, trouble
+from lib_oms.webui.first_step import NotApplicable
 
 SEARCH_AND_REPLACE = "OMS prompt S/R"
 _ATTRIBUTE = "oms_axes"
@@ -70,7 +72,11 @@ def _plots() -> list[Any]:
 
 def _options(plot: Any) -> list[Any]:
     """The axes, made with the plot's own class, for txt2img alone where it can tell."""
-    option = getattr(plot, "AxisOptionTxt2Img", plot.AxisOption)
+    axis = getattr(plot, "AxisOptionTxt2Img", plot.AxisOption)
+
+    def option(label: str, kind: Callable, apply: Callable, *, confirm: Callable, **more: Any) -> Any:
+        return axis(label, kind, _telling(apply), confirm=_telling(confirm), **more)
+
     plain = {"format_value": plot.format_value} if hasattr(plot, "format_value") else {}
     axes = []
     for setting in SETTINGS:
@@ -78,6 +84,18 @@ def _options(plot: Any) -> list[Any]:
         if setting.name == "prompt":
             axes.append(option(SEARCH_AND_REPLACE, str, _apply_replacement, confirm=_confirm_replacement, **plain))
     return axes
+
+
+def _telling(call: Callable[..., None]) -> Callable[..., None]:
+    """`call`, whose first argument is the host's p; what it refuses ends the request in words."""
+
+    def telling(p: Any, *args: Any) -> None:
+        try:
+            call(p, *args)
+        except OMSError as error:
+            raise trouble.refusal(p, str(error)) from None
+
+    return telling
 
 
 def _axis(option: Callable[..., Any], setting: Setting) -> Any:
@@ -97,7 +115,10 @@ def _switch(setting: Setting) -> Callable[[str], bool]:
     """The type of an axis that switches something on and off: from text, in any case of letters."""
 
     def switch(text: str) -> bool:
-        return setting.parse({"true": "True", "false": "False"}.get(text.strip().lower(), text))
+        try:
+            return setting.parse({"true": "True", "false": "False"}.get(text.strip().lower(), text))
+        except SettingError as error:
+            raise trouble.Refusal(str(error)) from None
 
     return switch
 
@@ -125,8 +146,21 @@ def _rounded(value: Any) -> Any:
 def _apply(setting: Setting) -> Callable[[Any, Any, Sequence[Any]], None]:
     def apply(p: Any, value: Any, values: Sequence[Any]) -> None:
         _set(p, setting.name, setting.check(_rounded(value)))
+        if setting.name == "module":
+            _refuse_misfits(p, values)
 
     return apply
+
+
+def _refuse_misfits(p: Any, modules: Sequence[str]) -> None:
+    """Raises SettingError where the model is known that all cells will be made with, and a module does not fit it."""
+    axes = (getattr(getattr(shared.state, f"xyz_plot_{name}", None), "axis", None) for name in "xyz")
+    if options.continues_on_failure() or any(getattr(axis, "label", "") == "Checkpoint name" for axis in axes):
+        return
+    model = host.settled_model(p)
+    for module in modules if model is not None else ():
+        with suppress(NotApplicable):
+            offer.choose(module, host.latents_of(model))
 
 
 def _apply_prompt(p: Any, prompt: str, values: Sequence[str]) -> None:
