@@ -23,6 +23,7 @@ _BYTES = {
 }
 FLOATS = frozenset(("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"))
 _MAX_RANK = 16
+_WEB_PAGE_WITHIN = 64  # bytes: blanks may stand before its first tag
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             start = file.read(8)
-            _check_start(path, start, size)
+            _check_start(path, start + file.read(_WEB_PAGE_WITHIN), size)
+            file.seek(8)
             length = int.from_bytes(start, "little")
             raw = file.read(length)
     except OSError as error:
@@ -76,9 +78,11 @@ def file_stamp(path: str | os.PathLike[str]) -> tuple[int, ...]:
 
 
 def _check_start(path: Path, start: bytes, size: int) -> None:
-    if len(start) < 8:
-        raise ModuleFileError(f"{path}: has {size} bytes, too few for a .safetensors file; it is empty or truncated")
-    length = int.from_bytes(start, "little")
+    if size == 0:
+        raise ModuleFileError(f"{path}: is empty; download it again")
+    length = int.from_bytes(start[:8], "little")
+    if size < 8:
+        raise ModuleFileError(f"{path}: is truncated: it has only {size} bytes; download it again")
     if length <= min(MAX_HEADER_BYTES, size - 8):
         return
     # Looked at only now: a sound file's length may begin with the same bytes.
@@ -87,12 +91,15 @@ def _check_start(path: Path, start: bytes, size: int) -> None:
             f"{path}: is a pickle or a torch zip archive, whatever its name says. Such files can run code and are "
             "never opened; get the .safetensors version of it"
         )
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        raise ModuleFileError(f"{path}: is a web page, whatever its name says. Download the file itself")
+    if start.startswith(b"version https://git-lfs"):
+        raise ModuleFileError(f"{path}: is a pointer of Git LFS, not the file itself; download that, or `git lfs pull`")
     if length > MAX_HEADER_BYTES:
         raise ModuleFileError(
-            f"{path}: is not a .safetensors file of an OMS module: its header would take {length} bytes, "
-            f"at most {MAX_HEADER_BYTES} are allowed"
+            f"{path}: is not a .safetensors file, or a broken one: it does not begin as such files do"
         )
-    raise ModuleFileError(f"{path}: is truncated: its header takes {length} bytes, the file has only {size}")
+    raise ModuleFileError(f"{path}: is truncated: it ends within its header; download it again")
 
 
 def _parse(path: Path, raw: bytes) -> dict:

@@ -271,8 +271,11 @@ def _word(text: str | None) -> str | None:
 
 
 def _size(path: Path) -> int:
+    """Of a file, or of the weights in a module's folder, in bytes; whole or not."""
+    folders = (path / MODULE_FOLDER, path)
+    weights = [folder / name for folder in folders for name in (WEIGHTS_NAME, FP16_WEIGHTS_NAME)]
     try:
-        return path.stat().st_size if path.is_file() else 0
+        return next((file.stat().st_size for file in (path, *weights) if file.is_file()), 0)
     except OSError:
         return 0
 

@@ -145,8 +145,11 @@ def test_broken_ones_are_listed_with_their_problem(tmp_path, modules):
     publish(modules[1024], tmp_path / "bad config")
     (tmp_path / "bad config" / "oms_module" / "config.json").write_text("{")
 
-    problems = {name: entry.problem for name, entry in by_name(tmp_path).items()}
+    found = by_name(tmp_path)
+    problems = {name: entry.problem for name, entry in found.items()}
 
+    assert found["renamed"].size > 0, "what there is of it, though it is a folder"
+    assert found["no weights"].size == 0
     assert problems.pop("good") is None
     for name, words in {
         "truncated": "is truncated",
@@ -242,7 +245,7 @@ def test_find_looks_names_up(tmp_path, modules):
     (tmp_path / "broken.safetensors").write_bytes(b"")
 
     assert find("sub/m", [tmp_path]).path == tmp_path / "sub" / "m.safetensors"
-    with pytest.raises(ModuleFileError, match=r"OMS model 'broken' cannot be used: .*truncated"):
+    with pytest.raises(ModuleFileError, match=r"OMS model 'broken' cannot be used: .*is empty"):
         find("broken", [tmp_path])
 
 
