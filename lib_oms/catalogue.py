@@ -16,27 +16,29 @@ LATENTS_NAMES = {"sd": "SD1/SD2", "sdxl": "SDXL"}
 
 @dataclass(frozen=True)
 class Published:
-    """One published module. size is that of psi's weights in half precision, in bytes, as far as known beforehand."""
+    """One published module. repositories are tried in their order: the authors' own, then mirrors of the same weights.
+    size is that of psi's weights in half precision, in bytes, as far as known beforehand.
+    """
 
     name: str
-    repository: str
+    repositories: tuple[str, ...]
     latents: str
     text_encoder: str
     size: int
-    about: str
+    license: str = "OpenRAIL++"
 
 
 MODULES = (
-    Published("oms_b_openclip_15_21", "h1t/oms_b_openclip_15_21", "sd", "openclip", 308_000_000, "SD1.x and SD2.x"),
-    Published("oms_b_openclip_xl", "h1t/oms_b_openclip_xl", "sdxl", "openclip", 308_000_000, "SDXL"),
+    Published("oms_b_openclip_15_21", ("h1t/oms_b_openclip_15_21",), "sd", "openclip", 308_000_000),
     Published(
-        "oms_l_mixclip_xl", "h1t/oms_l_mixclip_xl", "sdxl", "mixclip", 5_086_000_000, "SDXL, 2543 M parameters"
+        "oms_b_openclip_xl",
+        ("h1t/oms_b_openclip_xl", "kaeru-shigure/oms_b_openclip_xl"),
+        "sdxl",
+        "openclip",
+        308_000_000,
     ),
-    Published(
-        "oms_b_openclip_xl_mirror", "kaeru-shigure/oms_b_openclip_xl", "sdxl", "openclip", 308_000_000,
-        "SDXL, the same module from a mirror",
-    ),
-)  # fmt: skip
+    Published("oms_l_mixclip_xl", ("h1t/oms_l_mixclip_xl",), "sdxl", "mixclip", 5_086_000_000),
+)
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,13 @@ TEXT_ENCODERS = {
 
 
 def published(name: object) -> Published:
-    """The published module of this name or repository.
+    """The published module of this name, or of this repository.
 
     Raises:
         SettingError: there is none; the message lists those there are.
     """
     for module in MODULES:
-        if name in (module.name, module.repository):
+        if name in (module.name, *module.repositories):
             return module
     shown = repr(name)
     shown = shown if len(shown) <= 100 else shown[:97] + "..."

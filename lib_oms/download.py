@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from lib_oms import catalogue, hub, text_files
 from lib_oms.errors import DownloadError, SettingError
 from lib_oms.hub import RemoteFile
-from lib_oms.library import TEXT_ENCODERS_FOLDER, ModuleEntry, describe
-from lib_oms.listing import READY, human_size, state
+from lib_oms.library import TEXT_ENCODERS_FOLDER, describe
+from lib_oms.listing import has_encoder, human_size
 from lib_oms.module_files import CONFIG_NAME, FP16_WEIGHTS_NAME, MODULE_FOLDER, WEIGHTS_NAME
 from lib_oms.text_sources import Places
 
@@ -34,6 +34,10 @@ _MODULE_EXTRAS = (
     CONFIG_NAME,
     "oms_text_encoder/config.json",
     "oms_tokenizer/config.json",
+)
+_MODULE_WEIGHTS = (
+    *(f"{MODULE_FOLDER}/{name}" for name in (FP16_WEIGHTS_NAME, WEIGHTS_NAME)),
+    *(FP16_WEIGHTS_NAME, WEIGHTS_NAME),
 )
 _ENCODER_WEIGHTS = ("model.fp16.safetensors", "model.safetensors")
 _TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.json")
@@ -96,7 +100,7 @@ def download(
         else:
             if not _is_there(published, root):
                 parts.append(_module_part(published, root))
-            if not _has_encoder(published, root, places):
+            if not has_encoder(published, replace(places, folders=(root, *places.folders))):
                 parts.append(_encoder_part(published.text_encoder, root))
         _take(parts, root, progress, cancelled)
         _clear(root)
@@ -115,36 +119,38 @@ def _problem(folder: Path) -> str | None:
     return problem
 
 
-def _has_encoder(module: catalogue.Published, root: Path, places: Places) -> bool:
-    kind = module.text_encoder
-    if kind in places.will_lend:
-        return True
-    entry = describe(root / module.name)
-    if entry.problem is not None:  # not there yet
-        width = catalogue.TEXT_ENCODERS[kind].width
-        entry = ModuleEntry(module.name, root / module.name, module.latents, kind, 0, width=width)
-    return state(entry, replace(places, folders=(root, *places.folders)))[0] == READY
-
-
 def _module_part(module: catalogue.Published, root: Path) -> _Part:
-    files = {file.path: file for file in hub.list_files(module.repository, catalogue.REVISION)}
-    weights = _module_weights(module, files)
-    extras = [path for path in _MODULE_EXTRAS if path in files]
-    return _Part(module.name, root / module.name, {path: files[path] for path in (*extras, weights)})
+    """psi's files out of the first repository that has them.
+
+    Raises:
+        DownloadError: none has; says which were tried, and why each would not do.
+    """
+    tried = []
+    for repository in module.repositories:
+        try:
+            files = {file.path: file for file in hub.list_files(repository, catalogue.REVISION)}
+            weights = _module_weights(repository, files)
+        except hub.Refused as refused:
+            tried.append(refused)
+            continue
+        chosen = {path: files[path] for path in _MODULE_EXTRAS if path in files}
+        # A mirror may hold the weights alone, under a name of its own: here they get their own place.
+        place = weights if weights in _MODULE_WEIGHTS else _MODULE_WEIGHTS[0]
+        return _Part(module.name, root / module.name, {**chosen, place: files[weights]})
+    if len(tried) == 1:
+        raise tried[0]
+    raise DownloadError(f"{module.name} was found in none of its repositories. Tried: {'; '.join(map(str, tried))}")
 
 
-def _module_weights(module: catalogue.Published, files: dict[str, RemoteFile]) -> str:
+def _module_weights(repository: str, files: dict[str, RemoteFile]) -> str:
     """psi's weights: halves where there are such, wherever the repository keeps them."""
-    for path in (
-        *(f"{MODULE_FOLDER}/{name}" for name in (FP16_WEIGHTS_NAME, WEIGHTS_NAME)),
-        *(FP16_WEIGHTS_NAME, WEIGHTS_NAME),
-    ):
+    for path in _MODULE_WEIGHTS:
         if path in files:
             return path
     others = [path for path in files if path.endswith(".safetensors")]
     if len(others) != 1:
-        raise DownloadError(
-            f"{hub.endpoint()}/{module.repository}: holds no OMS module any more, but {len(others)} .safetensors files "
+        raise hub.Refused(
+            f"{hub.endpoint()}/{repository}: holds no OMS module any more, but {len(others)} .safetensors files "
             "that could be anything"
         )
     return others[0]

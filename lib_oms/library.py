@@ -31,7 +31,9 @@ TEXT_ENCODER_KEY = "oms.text_encoder"
 TEXT_ENCODERS_FOLDER = "text_encoders"  # below a models folder: encoders that modules share
 # Base modules for SD and for SDXL have the same tensors; only what they were published as tells them apart.
 _PUBLISHED = {
-    name: module.latents for module in catalogue.MODULES for name in (module.name, module.repository.split("/")[1])
+    name: module.latents
+    for module in catalogue.MODULES
+    for name in (module.name, *(repository.split("/")[1] for repository in module.repositories))
 }
 _TEXT_ENCODERS = {1024: "openclip", 2048: "mixclip"}
 _INDEX_NAME = "model_index.json"

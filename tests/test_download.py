@@ -149,14 +149,52 @@ def test_a_text_encoder_that_was_cut_off_is_taken_again(server, root, published)
     assert get(root) == []
 
 
-def test_a_repository_of_one_file_is_taken_too(server, root):
+def test_the_mirror_is_asked_where_the_authors_repository_is_gone(server, root):
+    """It holds one file, which comes to lie where the authors' would: it is the same module under the same name."""
     files = server.repositories[MODULE]
-    single = {"oms_fp16.safetensors": files[WEIGHTS], "README.md": b"#"}
-    server.repositories["kaeru-shigure/oms_b_openclip_xl"] = single
-    get(root, "oms_b_openclip_xl_mirror")
+    server.repositories["kaeru-shigure/oms_b_openclip_xl"] = {"oms_fp16.safetensors": files[WEIGHTS], "README.md": b"#"}
+    get(root, "oms_b_openclip_xl")
     (entry,) = scan([root])
-    assert (entry.name, entry.latents) == ("oms_b_openclip_xl_mirror/oms_fp16", "sdxl")
-    assert get(root, "oms_b_openclip_xl_mirror") == [], "it is not taken again"
+    assert (entry.name, entry.latents, entry.problem) == ("oms_b_openclip_xl", "sdxl", None)
+    names = [line.name for line in listing(Places((root,)))]
+    assert names == ["oms_b_openclip_xl", NAME, "oms_l_mixclip_xl"], "a mirror is no module of its own"
+    asked = len(server.requests)
+    assert get(root, "oms_b_openclip_xl") == []
+    assert get(root, "kaeru-shigure/oms_b_openclip_xl") == []
+    assert len(server.requests) == asked, "what is there is not asked for"
+
+
+def test_the_authors_repository_is_asked_before_the_mirror(server, root):
+    files = server.repositories[MODULE]
+    server.repositories["h1t/oms_b_openclip_xl"] = files
+    server.repositories["kaeru-shigure/oms_b_openclip_xl"] = {"oms_fp16.safetensors": files[WEIGHTS]}
+    get(root, "oms_b_openclip_xl")
+    assert not any("kaeru-shigure" in path for _, path, _ in server.requests)
+
+
+def test_all_repositories_of_a_module_are_named_where_none_has_it(server, root):
+    server.repositories["kaeru-shigure/oms_b_openclip_xl"] = {"a.safetensors": b"", "b.safetensors": b""}
+    with pytest.raises(DownloadError, match="oms_b_openclip_xl was found in none of its repositories") as caught:
+        get(root, "oms_b_openclip_xl")
+    assert "h1t/oms_b_openclip_xl: the server wants to know who asks (401)" in str(caught.value)
+    assert "kaeru-shigure/oms_b_openclip_xl: holds no OMS module any more, but 2" in str(caught.value)
+    assert visible(root) == []
+
+
+def test_the_size_of_a_download_is_what_comes_where_nothing_is_there(server, root):
+    """308 MB are 989 MB for who has no text encoder, and 308 MB again for who has."""
+    lines = {line.name: line for line in listing(Places((root,)))}
+    assert {name: (line.size, line.text_encoder_size) for name, line in lines.items()} == {
+        "oms_b_openclip_15_21": (989_000_000, 681_000_000),
+        "oms_b_openclip_xl": (989_000_000, 681_000_000),
+        "oms_l_mixclip_xl": (6_722_000_000, 1_636_000_000),
+    }
+    assert {line.license for line in lines.values()} == {"OpenRAIL++"}
+    get(root)
+    lines = {line.name: line for line in listing(Places((root,), will_lend=("mixclip",)))}
+    assert (lines["oms_b_openclip_xl"].size, lines["oms_b_openclip_xl"].text_encoder_size) == (308_000_000, 0)
+    assert lines["oms_l_mixclip_xl"].size == 5_086_000_000
+    assert lines[NAME].license == ""
 
 
 @pytest.mark.parametrize("name", ["", "x", "../x", "/etc/passwd", "h1t/other", "x\0", "C:\\CON", "x" * 10_000])

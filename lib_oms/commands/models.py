@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from lib_oms import places
 from lib_oms.catalogue import LATENTS_NAMES
-from lib_oms.listing import READY, human_size, listing
+from lib_oms.listing import READY, Listed, human_size, listing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,13 +24,19 @@ def main(args: argparse.Namespace) -> int:
     head = ("name", "latents", "text encoder", "size", "state")
     rows = [
         (_plain(line.name), LATENTS_NAMES.get(line.latents, line.latents), line.text_encoder, human_size(line.size),
-         line.state if line.state == READY else f"{line.state}: {_plain(line.why)}")
+         line.state if line.state == READY else f"{line.state}: {_plain(line.why)}{_terms(line)}")
         for line in lines
     ]  # fmt: skip
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(4)]
     for row in (head, *rows):
         print("  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[4]]))
     return 0
+
+
+def _terms(line: Listed) -> str:
+    """What a download brings along and what it is under, in brackets; nothing for what is here."""
+    encoder = f"{human_size(line.text_encoder_size)} of it are its text encoder; " if line.text_encoder_size else ""
+    return f" ({encoder}license: {line.license})" if line.license else ""
 
 
 def _plain(text: str) -> str:
