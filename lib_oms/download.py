@@ -89,22 +89,39 @@ def download(
             call continues.
     """
     published = None if name in ENCODER_NAMES else catalogue.published(name)
-    try:
-        (root / STAGE).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DownloadError(f"{root}: cannot be written: {error.strerror or error}") from error
-    with _alone(root):
-        parts = []
-        if published is None:
-            parts.append(_encoder_part(ENCODER_NAMES[name], root))
-        else:
-            if not _is_there(published, root):
-                parts.append(_module_part(published, root))
-            if not has_encoder(published, replace(places, folders=(root, *places.folders))):
-                parts.append(_encoder_part(published.text_encoder, root))
-        _take(parts, root, progress, cancelled)
-        _clear(root)
+    module = None if published is None or _is_there(published, root) else published
+    encoder = ENCODER_NAMES.get(name)
+    if published is not None and not has_encoder(published, replace(places, folders=(root, *places.folders))):
+        encoder = published.text_encoder
+    with _stage(root), _alone(root):
+        try:
+            parts = [] if module is None else [_module_part(module, root)]
+            parts += [] if encoder is None else [_encoder_part(encoder, root)]
+            _take(parts, root, progress, cancelled)
+        except hub.Unreachable as error:
+            raise DownloadError(f"{error}. {_by_hand(module, encoder, root)}") from error
+        finally:
+            _clear(root)
     return [part.place for part in parts]
+
+
+def _by_hand(module: catalogue.Published | None, encoder: str | None, root: Path) -> str:
+    """Which files to fetch by other means, and where to put them."""
+    wanted = []
+    if module is not None:
+        files = f"{MODULE_FOLDER}/{CONFIG_NAME} and {MODULE_FOLDER}/{FP16_WEIGHTS_NAME}"
+        wanted.append((root / module.name, files, module.repositories[0]))
+    if encoder is not None:
+        source = catalogue.TEXT_ENCODERS[encoder]
+        files = ", ".join(
+            f"{folder}/vocab.json and {folder}/merges.txt"
+            if folder.startswith("tokenizer")
+            else f"{folder}/config.json, {' or '.join(f'{folder}/{name}' for name in _ENCODER_WEIGHTS)}"
+            for folder in source.folders
+        )
+        wanted.append((root / TEXT_ENCODERS_FOLDER / encoder, files, source.repositories[0]))
+    told = "; ".join(f"into {place}: {files} of {hub.endpoint()}/{name}" for place, files, name in wanted)
+    return f"Or put the files there by hand, in folders of these names, {told}"
 
 
 def _is_there(module: catalogue.Published, root: Path) -> bool:
@@ -274,16 +291,38 @@ def _clear(root: Path) -> None:
 
 
 @contextmanager
+def _stage(root: Path) -> Iterator[None]:
+    """Makes the folders that a download needs, and removes those it made where nothing has come into them."""
+    made = [folder for folder in (root / STAGE, root, *root.parents) if not folder.exists()]
+    try:
+        try:
+            (root / STAGE).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DownloadError(f"{root}: cannot be written: {error.strerror or error}") from error
+        yield
+    finally:
+        for folder in made:
+            with suppress(OSError):  # one in which something is stays
+                folder.rmdir()
+
+
+@contextmanager
 def _alone(root: Path) -> Iterator[None]:
     """Keeps out a second download into this folder, be it of another program."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(str(root / f"{STAGE}.lock"))
+    busy = f"{root}: another download into this folder is under way; wait for its end"
+    path = root / f"{STAGE}.lock"
+    lock = FileLock(str(path))
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise SettingError(f"{root}: another download into this folder is under way; wait for its end") from error
+        raise SettingError(busy) from error
     try:
+        if not path.exists():  # its last holder was about to remove it
+            raise SettingError(busy)
         yield
     finally:
+        with suppress(OSError):  # on Windows nobody can remove what is open, and the lock does it itself
+            path.unlink()
         lock.release()

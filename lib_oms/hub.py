@@ -16,9 +16,11 @@ import errno
 import hashlib
 import os
 import re
+import socket
+import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -50,12 +52,17 @@ class Refused(DownloadError):  # noqa: N818
     """The server has no such repository, or not for us; another one may do."""
 
 
+class Unreachable(DownloadError):  # noqa: N818
+    """No server is reached, because there is no way to it or offline mode is on."""
+
+
 def list_files(repository: str, revision: str) -> list[RemoteFile]:
     """The files of a repository with sizes and checksums, as the hub's API tells them.
 
     Raises:
         Refused: 401, 403 or 404.
-        DownloadError: no network, offline mode, 429 or another answer; says what to do.
+        Unreachable: no network, or offline mode.
+        DownloadError: 429 or another answer; says what to do.
     """
     from huggingface_hub import HfApi
 
@@ -76,6 +83,7 @@ def fetch(
 
     Raises:
         Cancelled: `cancelled` said so; what has come so far is kept.
+        Unreachable: no network, or offline mode, and nothing of the file has come.
         DownloadError: anything else; says what to do. What has come is kept where continuing makes sense.
     """
     mark = (file.sha256 or file.blob or file.commit)[:12]
@@ -100,6 +108,10 @@ def fetch(
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             part.unlink(missing_ok=True)
         raise _disk(error, target) from error
+    finally:
+        with suppress(OSError):
+            if part.exists() and _size(part) == 0:
+                part.unlink()
 
 
 def is_whole(path: Path, file: RemoteFile) -> bool:
@@ -251,9 +263,7 @@ def _translated(error: Exception, repository: str) -> DownloadError:
     where = f"{endpoint()}/{repository}"
     status = _status(error)
     if type(error).__name__ == "OfflineModeIsEnabled":
-        return DownloadError(
-            f"{where}: offline mode is on (HF_HUB_OFFLINE). Unset it and restart, or put the files there by hand"
-        )
+        return Unreachable("offline mode is on (HF_HUB_OFFLINE), so nothing is downloaded. Unset it and restart")
     if status == 401:
         return Refused(
             f"{where}: the server wants to know who asks (401). The repository is private or gone, or your token is "
@@ -273,11 +283,42 @@ def _translated(error: Exception, repository: str) -> DownloadError:
     if status is not None:
         return DownloadError(f"{where}: the server answered with status {status}. Try again later")
     if _is_network(error):
-        return DownloadError(
-            f"{where}: cannot be reached ({_first_line(error)}). Check the network, HTTPS_PROXY and HF_ENDPOINT, and "
-            "start the download again"
+        return Unreachable(
+            f"{endpoint()} cannot be reached: {_why_unreachable(error)}. Check the network, HTTPS_PROXY and "
+            "HF_ENDPOINT, and start the download again"
         )
-    return DownloadError(f"{where}: {type(error).__name__}: {_first_line(error)}")
+    return DownloadError(f"{where}: {_first_line(error)}")
+
+
+def _why_unreachable(error: BaseException) -> str:
+    """In a few words: what the clients themselves say is meant for programmers."""
+    chain = list(_chain(error))
+    names = " ".join(kind.__name__ for link in chain for kind in type(link).__mro__)
+    said = " ".join(map(str, chain)).lower()
+    if any(isinstance(link, socket.gaierror) for link in chain) or "NameResolution" in names:
+        return "the proxy's name is not known" if "Proxy" in names else "its name is not known"
+    if "Proxy" in names:
+        return "the proxy does not let it through, or does not answer"
+    if any(isinstance(link, ssl.SSLError) for link in chain) or "certificate" in said:
+        return "its certificate is not trusted" if "certificate" in said else "no secure connection comes about"
+    if "Timeout" in names:
+        return "it does not answer in time"
+    if any(isinstance(link, ConnectionRefusedError) for link in chain):
+        return "nothing answers there"
+    return "the connection fails"
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """`error` and all that it was made of: requests keep it in args and `reason`, httpx in __cause__."""
+    waiting, seen = [error], set()
+    while waiting:
+        link = waiting.pop()
+        if id(link) in seen:
+            continue
+        seen.add(id(link))
+        yield link
+        inner = (*link.args, getattr(link, "reason", None), link.__cause__, link.__context__)
+        waiting += [part for part in inner if isinstance(part, BaseException)]
 
 
 def _first_line(error: BaseException) -> str:

@@ -16,7 +16,6 @@ Where this differs from the WebUI on purpose:
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lib_oms.catalogue import TEXT_ENCODERS
 from lib_oms.devices import without_autocast
 from lib_oms.errors import ModuleFileError, OMSError
 from lib_oms.prompt import parse_prompt
@@ -264,15 +264,5 @@ def _find_prefix(folder: Path, kind: str) -> str:
     )
     if any(folder.glob("*text_encoder*/*.bin")):
         message += "; the .bin files there are pickles, which are not read: get the .safetensors files instead"
-    named = _named_repository(folder / "oms_text_encoder" / "config.json")
-    if named:
-        message += f"; the module's config names {named} as where they come from"
-    raise ModuleFileError(message)
-
-
-def _named_repository(config: Path) -> str | None:
-    try:
-        named = json.loads(config.read_text("utf-8")).get("_name_or_path")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return named if isinstance(named, str) and len(named) < 200 else None
+    # Not the repository that the module's own config names: the published ones name one that is gone.
+    raise ModuleFileError(f"{message}; they are published in {TEXT_ENCODERS[kind].repositories[0]}")

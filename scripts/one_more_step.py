@@ -3,8 +3,9 @@
 A table of contents: which of the host's hooks calls what. The work is in lib_oms.
 """
 
-from lib_oms.webui import trouble
 from modules import script_callbacks, scripts
+
+from lib_oms.webui import trouble
 
 # The extension's folder is on sys.path only while this file is loaded, so everything is imported here and now.
 try:

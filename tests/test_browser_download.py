@@ -69,7 +69,7 @@ def test_download_fails_is_cancelled_and_succeeds(ui: WebUIPage, hub: Hub, demo:
     assert ui.find("oms_download_status", ".error").is_visible()
 
     hub.slow = 0.5
-    hub.repositories[ENCODERS[1]][ENCODER_WEIGHTS] += b"\0" * 30_000_000
+    hub.repositories[ENCODERS[0]][ENCODER_WEIGHTS] += b"\0" * 30_000_000
     ui.choose("oms_download_name", NAME)
     press_download(ui, before="(401)")
     ui.find("oms_download_status", "[role=progressbar]").wait_for()
@@ -78,10 +78,10 @@ def test_download_fails_is_cancelled_and_succeeds(ui: WebUIPage, hub: Hub, demo:
     hub.slow = 0
     ui.page.get_by_text("start it again to continue").first.wait_for()
     assert not (demo.modules / NAME).exists()
-    hub.repositories[ENCODERS[1]][ENCODER_WEIGHTS] = hub.repositories[ENCODERS[1]][ENCODER_WEIGHTS][:-30_000_000]
+    hub.repositories[ENCODERS[0]][ENCODER_WEIGHTS] = hub.repositories[ENCODERS[0]][ENCODER_WEIGHTS][:-30_000_000]
 
     hub.slow = 0.5
-    hub.repositories[ENCODERS[1]][ENCODER_WEIGHTS] += b"\0" * 30_000_000
+    hub.repositories[ENCODERS[0]][ENCODER_WEIGHTS] += b"\0" * 30_000_000
     press_download(ui, before="start it again")
     bar = ui.find("oms_download_status", "[role=progressbar]")
     bar.wait_for()
@@ -92,7 +92,7 @@ def test_download_fails_is_cancelled_and_succeeds(ui: WebUIPage, hub: Hub, demo:
     ui.find("oms_download_cancel").click()
     ui.page.get_by_text("start it again to continue").first.wait_for()
     hub.slow = 0
-    hub.repositories[ENCODERS[1]][ENCODER_WEIGHTS] = hub.repositories[ENCODERS[1]][ENCODER_WEIGHTS][:-30_000_000]
+    hub.repositories[ENCODERS[0]][ENCODER_WEIGHTS] = hub.repositories[ENCODERS[0]][ENCODER_WEIGHTS][:-30_000_000]
 
     ui.choose("oms_download_name", NAME)
     press_download(ui, before="start it again")

