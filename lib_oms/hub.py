@@ -301,10 +301,10 @@ def _why_unreachable(error: BaseException) -> str:
         return "the proxy does not let it through, or does not answer"
     if any(isinstance(link, ssl.SSLError) for link in chain) or "certificate" in said:
         return "its certificate is not trusted" if "certificate" in said else "no secure connection comes about"
-    if "Timeout" in names:
-        return "it does not answer in time"
     if any(isinstance(link, ConnectionRefusedError) for link in chain):
         return "nothing answers there"
+    if "Timeout" in names:
+        return "it does not answer in time"
     return "the connection fails"
 
 

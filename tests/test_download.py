@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -307,11 +308,12 @@ def test_a_refusal_of_a_file_says_what_to_do(server, root):
     assert not list(root.rglob("*.part")), "none of this file had come"
 
 
-def nobody() -> str:
-    """An address at which nothing answers."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """An address at which nothing answers, and which nobody else takes meanwhile."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
 def assert_tells_what_to_put_where(told: str, root: Path, endpoint: str) -> None:
@@ -329,8 +331,8 @@ def assert_tells_what_to_put_where(told: str, root: Path, endpoint: str) -> None
 @pytest.mark.parametrize(
     ("address", "reason"), [("", "nothing answers there"), ("http://hub.invalid", "its name is not known")]
 )
-def test_no_network_says_what_to_put_where_and_leaves_nothing_behind(server, root, monkeypatch, address, reason):
-    endpoint = address or nobody()
+def test_no_network_says_what_to_put_where_and_leaves_nothing_behind(server, root, monkeypatch, nobody, address, reason):
+    endpoint = address or nobody
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
     monkeypatch.setattr(time, "sleep", lambda _: None)
     with pytest.raises(DownloadError) as caught:
@@ -353,9 +355,9 @@ def test_offline_mode_asks_nobody(server, root, monkeypatch):
     assert not root.parent.exists()
 
 
-def test_who_has_the_text_encoder_is_told_of_the_module_alone(server, root, monkeypatch):
+def test_who_has_the_text_encoder_is_told_of_the_module_alone(server, root, monkeypatch, nobody):
     get(root, "text-encoder-openclip")
-    monkeypatch.setenv("HF_ENDPOINT", nobody())
+    monkeypatch.setenv("HF_ENDPOINT", nobody)
     monkeypatch.setattr(time, "sleep", lambda _: None)
     with pytest.raises(DownloadError, match="diffusion_pytorch_model") as caught:
         get(root)
@@ -363,8 +365,8 @@ def test_who_has_the_text_encoder_is_told_of_the_module_alone(server, root, monk
     assert [path.name for path in root.iterdir()] == ["text_encoders"]
 
 
-def test_what_is_put_where_the_message_says_is_used(server, root, published, monkeypatch):
-    monkeypatch.setenv("HF_ENDPOINT", nobody())
+def test_what_is_put_where_the_message_says_is_used(server, root, published, monkeypatch, nobody):
+    monkeypatch.setenv("HF_ENDPOINT", nobody)
     monkeypatch.setattr(time, "sleep", lambda _: None)
     with pytest.raises(DownloadError) as caught:
         get(root)
