@@ -5,10 +5,18 @@ Run by the WebUI at every start, in its folder. Forge and its relatives have eve
 
 from __future__ import annotations
 
+import os
+import shlex
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+
+FAILED = Path(__file__).resolve().parent / "install-failed.txt"
+"""What could not be done, in one line, and then what to run by hand; lib_oms/webui/trouble.py shows it."""
 
 # diffusers 0.31.0 is what Forge pins, and the one release known to install and import beside AUTOMATIC1111's pins:
 # 0.27 imports what huggingface_hub no longer has, newer ones ask for a newer huggingface_hub and safetensors.
@@ -31,10 +39,12 @@ def constraints(distributions: Iterable[metadata.Distribution]) -> str:
 
 
 def main() -> None:
-    """Installs what is missing. A failure is one line in the console; the extension's accordion then says more."""
+    """Installs what is missing. A failure is one line in the console and on the page."""
     import launch  # the WebUI's own
 
     wanted = missing(launch.is_installed)
+    with suppress(OSError):
+        FAILED.unlink(missing_ok=True)  # of an earlier start
     if not wanted:
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -47,7 +57,16 @@ def main() -> None:
                 f"{', '.join(wanted)} for One More Step",
             )
         except Exception as error:
-            print(f"One More Step: {', '.join(wanted)} could not be installed: {_reason(error)}")
+            told = f"{', '.join(wanted)} could not be installed: {_reason(error)}"
+            print(f"One More Step: {told}")
+            with suppress(OSError):
+                FAILED.write_text(f"{told}\n{_by_hand(wanted)}\n", encoding="utf-8")
+
+
+def _by_hand(wanted: list[str]) -> str:
+    """The command that installs it into this environment, for the shell of this system."""
+    command = [sys.executable, "-m", "pip", "install", *wanted]
+    return subprocess.list2cmdline(command) if os.name == "nt" else shlex.join(command)
 
 
 def _reason(error: Exception) -> str:

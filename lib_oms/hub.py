@@ -24,7 +24,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from lib_oms.errors import Cancelled, DownloadError
 
@@ -284,10 +285,16 @@ def _translated(error: Exception, repository: str) -> DownloadError:
         return DownloadError(f"{where}: the server answered with status {status}. Try again later")
     if _is_network(error):
         return Unreachable(
-            f"{endpoint()} cannot be reached: {_why_unreachable(error)}. Check the network, HTTPS_PROXY and "
-            "HF_ENDPOINT, and start the download again"
+            f"{endpoint()} cannot be reached{_through_proxy()}: {_why_unreachable(error)}. Check the network, HTTPS_PROXY "
+            "and HF_ENDPOINT, and start the download again"
         )
     return DownloadError(f"{where}: {_first_line(error)}")
+
+
+def _through_proxy() -> str:
+    address = urlsplit(endpoint())
+    asked = address.scheme in getproxies() and not proxy_bypass(address.netloc)
+    return " through the proxy" if asked else ""
 
 
 def _why_unreachable(error: BaseException) -> str:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-INSTALL = runpy.run_path(str(Path(__file__).resolve().parent.parent / "install.py"), run_name="install")
+ROOT = Path(__file__).resolve().parent.parent
+INSTALL = runpy.run_path(str(ROOT / "install.py"), run_name="install")
 
 
 def test_nothing_is_missing_where_diffusers_is_there_in_any_version() -> None:
@@ -34,6 +36,7 @@ def test_pip_trouble_becomes_one_line() -> None:
     error = RuntimeError("Couldn't install it.\nstderr: a\nERROR: first\n  b\nERROR: No matching distribution\n\n")
     assert INSTALL["_reason"](error) == "No matching distribution"
     assert INSTALL["_reason"](RuntimeError("")) == "RuntimeError"
+    assert INSTALL["_reason"](RuntimeError("no pip here")) == "no pip here"
 
 
 def _wheel(folder: Path, name: str, version: str, requires: str = "") -> None:
@@ -61,6 +64,9 @@ class Environment:
 
     def __init__(self, folder: Path, root: Path) -> None:
         self.root = root
+        self.extension = folder / "extension"
+        self.extension.mkdir()
+        shutil.copy(root / "install.py", self.extension)
         self.wheels = folder / "wheels"
         self.wheels.mkdir()
         # The host's folder has a space in it: paths must survive the way to pip.
@@ -69,22 +75,31 @@ class Environment:
         subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
         self.python = folder / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
 
-    def run(self, *args: str | Path) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {
+    @property
+    def variables(self) -> dict[str, str]:
+        return os.environ | {
             "PYTHONPATH": str(self.root / "demo"),  # where the demo's `launch` is, as in a WebUI's folder
             "PIP_NO_INDEX": "1",
             "PIP_FIND_LINKS": self.wheels.as_uri(),
             "TMPDIR": str(self.temporary),
         }
-        return subprocess.run([self.python, *args], env=environment, capture_output=True, text=True, check=False)
+
+    def run(self, *args: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([self.python, *args], env=self.variables, capture_output=True, text=True, check=False)
 
     def freeze(self) -> set[str]:
         return set(self.run("-m", "pip", "freeze").stdout.split())
 
     def install_py(self) -> str:
-        result = self.run(self.root / "install.py")
+        result = self.run(self.extension / "install.py")
         assert result.returncode == 0, result.stderr
         return result.stdout
+
+    @property
+    def kept(self) -> list[str]:
+        """What it leaves for the accordion to show."""
+        file = self.extension / "install-failed.txt"
+        return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +115,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory, root_folder: Path) -> 
 
 @pytest.fixture(scope="module")
 def root_folder() -> Path:
-    return Path(__file__).resolve().parent.parent
+    return ROOT
 
 
 @pytest.mark.slow
@@ -113,6 +128,11 @@ def test_environment_gains_what_it_lacks_and_keeps_what_it_has(environment: Envi
     assert len(told) == 1
     assert "No matching distribution found for diffusers==0.31.0" in told[0]
     assert environment.freeze() == before
+    line, command = environment.kept
+    assert told == [f"One More Step: {line}"]
+    # The command is for a person to run, in whatever shell: here it fails for the same reason.
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, env=environment.variables)
+    assert "No matching distribution found for diffusers==0.31.0" in result.stderr
 
     # A diffusers that wants another safetensors than the host has: refused, nothing changed.
     _wheel(environment.wheels, "diffusers", "0.31.0", "safetensors>=0.5")
@@ -122,6 +142,7 @@ def test_environment_gains_what_it_lacks_and_keeps_what_it_has(environment: Envi
     # One that lives with what is there: it is added with what it needs, and safetensors 0.5.0 stays away.
     _wheel(environment.wheels, "diffusers", "0.31.0", "regex")
     assert "could not be installed" not in environment.install_py()
+    assert not environment.kept, "what went wrong before is past"
     assert environment.freeze() - before == {"diffusers==0.31.0", "regex==2024.1.1"}
     assert before <= environment.freeze()
 
