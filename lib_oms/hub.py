@@ -285,8 +285,8 @@ def _translated(error: Exception, repository: str) -> DownloadError:
         return DownloadError(f"{where}: the server answered with status {status}. Try again later")
     if _is_network(error):
         return Unreachable(
-            f"{endpoint()} cannot be reached{_through_proxy()}: {_why_unreachable(error)}. Check the network, HTTPS_PROXY "
-            "and HF_ENDPOINT, and start the download again"
+            f"{endpoint()} cannot be reached{_through_proxy()}: {_why_unreachable(error)}. Check the network, "
+            "HTTPS_PROXY and HF_ENDPOINT, and start the download again"
         )
     return DownloadError(f"{where}: {_first_line(error)}")
 

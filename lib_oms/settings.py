@@ -68,9 +68,9 @@ class Setting:
             if self.minimum <= value <= self.maximum:  # False for NaN too
                 return float(value) + 0.0  # -0.0 becomes 0.0
         elif self.type is not float and isinstance(value, self.type):
-            _refuse_half_letters(f"{self.label} ({self.name})", value)
+            _refuse_half_letters(f"{self.infotext} ({self.name})", value)
             return value
-        raise SettingError(f"{self.label} ({self.name}): {reprlib.repr(value)} is not allowed, only {self.allowed}.")
+        raise SettingError(f"{self.infotext} ({self.name}): {reprlib.repr(value)} is not allowed, only {self.allowed}.")
 
     def parse(self, text: str) -> bool | float | str:
         """`check` for a value that stands in an infotext. Raises SettingError as `check` does."""
@@ -80,7 +80,7 @@ class Setting:
             try:
                 return self.check(float(text))
             except ValueError as error:
-                raise SettingError(f"{self.label}: {text!r} is not {self.allowed}.") from error
+                raise SettingError(f"{self.infotext}: {text!r} is not {self.allowed}.") from error
         return text
 
 

@@ -331,7 +331,7 @@ def assert_tells_what_to_put_where(told: str, root: Path, endpoint: str) -> None
 @pytest.mark.parametrize(
     ("address", "reason"), [("", "nothing answers there"), ("http://hub.invalid", "its name is not known")]
 )
-def test_no_network_says_what_to_put_where_and_leaves_nothing_behind(server, root, monkeypatch, nobody, address, reason):
+def test_no_network_says_what_to_put_where_and_leaves_nothing(server, root, monkeypatch, nobody, address, reason):
     endpoint = address or nobody
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
     monkeypatch.setattr(time, "sleep", lambda _: None)

@@ -224,6 +224,13 @@ def test_models_lists_states(tmp_path, capsys):
     assert "broken" not in names
 
 
+def test_models_says_which_folder_is_not_there(tmp_path, capsys):
+    (tmp_path / "there").mkdir()
+    words = ("models", "--models-dir", tmp_path / "there", "--models-dir", tmp_path / "lost")
+    assert command_line.main([str(word) for word in words]) == 0
+    assert capsys.readouterr().err == f"note: there is no folder {tmp_path / 'lost'}\n"
+
+
 def test_what_fits_comes_first_and_what_is_broken_last_without_its_folders(tmp_path):
     for name, latents in (("a", "sdxl"), ("b", "sd"), ("c", "own"), ("d", None)):
         write_module(tmp_path / "models" / name, latents)

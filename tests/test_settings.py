@@ -84,6 +84,12 @@ def test_a_request_without_the_step_is_not_looked_at_further() -> None:
         ([{7: 2}], ["7", *NAMES]),
         ([{}, {}], ["two dicts"]),
         ([True, "m", "", 1, 0, "", 7], ["7", *NAMES]),
+        ([True, "a\ud800b"], ["OMS model (module)", "letter 2", "U+D800"]),
+        ([True, "m", "\udfff"], ["OMS prompt (prompt)", "letter 1", "U+DFFF"]),
+        ([True, "m", "", 1, 0, "ab\ud83c"], ["negative_prompt", "letter 3", "U+D83C"]),
+        (["\ud800"], ["enabled", "true or false"]),
+        ([{"\ud800": 2}], NAMES),
+        ([{"Prompt": "x"}], ["Did you mean 'prompt'?"]),
     ],
 )
 def test_refused_with_name_value_and_what_is_allowed(args: list, words: list[str]) -> None:
@@ -91,6 +97,15 @@ def test_refused_with_name_value_and_what_is_allowed(args: list, words: list[str
         OMSSettings.from_args(args)
     for word in words:
         assert word in str(error.value)
+    assert "One More Step" not in str(error.value), "whoever shows it says whose message it is"
+    str(error.value).encode()
+
+
+def test_zero_has_no_sign() -> None:
+    settings = OMSSettings.from_args([True, "m", "", -0.0, -0.0])
+    told = settings.to_infotext("m")
+    assert (told["OMS guidance scale"], told["OMS eta"]) == ("0.0", "0.0")
+    assert str(from_infotext(SETTING["eta"], {"OMS": "True", "OMS eta": "-0.0"})) == "0.0"
 
 
 def test_refusal_does_not_repeat_a_long_value() -> None:
@@ -141,5 +156,5 @@ def test_what_infotext_does_not_mention_is_the_default() -> None:
 def test_infotext_with_impossible_values_is_refused(label: str, text: str) -> None:
     params = {"OMS": "True", label: text}
     setting = next(s for s in SETTINGS if s.infotext == label)
-    with pytest.raises(SettingError, match=setting.label):
+    with pytest.raises(SettingError, match=f"^{label}( |:)"):
         from_infotext(setting, params)

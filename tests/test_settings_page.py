@@ -1,6 +1,7 @@
 """The settings page's section, the JSON schema, and the defaults in ui-config.json, in a running WebUI."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,6 +117,17 @@ def test_modules_in_an_added_folder_are_found_without_a_restart(webui: WebUI, tm
     assert "OMS model: added [" in webui.txt2img(True, "added", **QUICK).infotext
 
 
+def test_a_folder_that_is_not_there_is_said_in_the_list(webui: WebUI, tmp_path: Path) -> None:
+    from lib_oms.webui import library_panel
+
+    (tmp_path / "there").mkdir()
+    assert "There is no folder" not in library_panel.table(), "such as models/OMS, which nobody named"
+    webui.options(oms_module_folders=f"{tmp_path / 'there'}\n{tmp_path / 'lost & gone'}")
+    shown = library_panel.table()
+    assert shown.count("There is no folder") == 1
+    assert f"{tmp_path}/lost &amp; gone, which the settings page names." in shown
+
+
 def webui_models(webui: WebUI) -> Path:
     return Path(webui.get("/sdapi/v1/cmd-flags").json()["oms_models_dir"])
 
@@ -132,13 +144,13 @@ def test_folders_that_cannot_be_harm_nothing(webui: WebUI, folders: str) -> None
     [
         ((True, "lost"), "there is no OMS module named 'lost'"),
         ((True, NAME, "", 99), "OMS guidance scale (guidance_scale): 99 is not allowed"),
-        (("yes",), "One More Step (enabled): 'yes' is not allowed, only true or false"),
+        (("yes",), "OMS (enabled): 'yes' is not allowed, only true or false"),
     ],
 )
 def test_what_happens_when_it_fails(
     webui: WebUI, capfd: pytest.CaptureFixture[str], args: tuple, reason: str
 ) -> None:
-    with pytest.raises(RequestFailed, match=r"One More Step: "):
+    with pytest.raises(RequestFailed, match=f"^{re.escape(reason)}"):
         webui.txt2img(*args, **QUICK)
     plain = webui.txt2img(**QUICK)
     webui.options(oms_on_failure="continue without it")

@@ -160,7 +160,7 @@ def test_ranges_do_not_show_how_floats_are_added(webui: WebUI) -> None:
         ([(ETA, "nan")], ["OMS eta", "nan"]),
         ([(SCALE, "much")], ["much"]),
         ([(SCALE, "")], ["OMS guidance scale", "no values"]),
-        ([(SWITCH, "True, perhaps")], ["One More Step", "'perhaps'", "true or false"]),
+        ([(SWITCH, "True, perhaps")], ["OMS (enabled)", "'perhaps'", "true or false"]),
         ([(MODEL, "Automatic, lost")], ["no OMS module named 'lost'", "Automatic", NAME]),
         ([(MODEL, ["truncated"])], ["truncated", "cannot be used"]),
         ([(MODEL, "../models/demo")], ["no OMS module named"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import asdict
 
 from lib_oms import places
@@ -17,6 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    for folder in args.models_dir or ():
+        if not folder.is_dir():
+            print(f"note: there is no folder {_plain(str(folder))}", file=sys.stderr)
     lines = listing(places.places(args))
     if args.json:
         print(json.dumps([asdict(line) for line in lines], indent=2))

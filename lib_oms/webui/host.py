@@ -168,8 +168,14 @@ def module_folders() -> list[Path]:
     the settings page adds.
     """
     own = Path(__file__).resolve().parents[2] / "models"
+    return [own, Path(paths.models_path) / "OMS", *(folder for folder, _ in named_folders())]
+
+
+def named_folders() -> list[tuple[Path, str]]:
+    """The folders that a person named, and where that was done."""
     asked = getattr(shared.cmd_opts, "oms_models_dir", None)
-    return [own, Path(paths.models_path) / "OMS", *([Path(asked)] if asked else []), *options.module_folders()]
+    first = [(Path(asked), "--oms-models-dir")] if asked else []
+    return [*first, *((folder, "the settings page") for folder in options.module_folders())]
 
 
 def download_folder() -> Path:

@@ -11,11 +11,12 @@ import gradio as gr
 from lib_oms.catalogue import LATENTS_NAMES
 from lib_oms.errors import OMSError
 from lib_oms.listing import NOT_DOWNLOADED, READY, Listed, human_size, listing
-from lib_oms.webui import downloading, offer, sources
+from lib_oms.webui import downloading, host, offer, sources
 
 _HEAD = ("Name", "Latents", "Text encoder", "Size", "State")
 _CELL = "padding: 2px 6px; text-align: left; font-size: 0.85em; overflow-wrap: anywhere"
 _LONG, _SHORT = 240, 120  # letters of an explanation from which on it is folded, and those that then show
+_RED = "color: #dc2626; font-weight: 600; overflow-wrap: anywhere"
 _BAR = "height: 0.6em; border-radius: 0.3em; background: var(--border-color-primary, #9ca3af); overflow: hidden"
 _DONE = "height: 100%; background: var(--primary-500, #2563eb)"
 
@@ -53,9 +54,21 @@ def table() -> str:
     try:
         lines = listing(sources.places())
     except (OMSError, OSError) as error:
-        return f"<p class='error'>{html.escape(str(error))}</p>"
+        return _error(str(error))
     body = "".join(_rows(line) for line in lines)
-    return f"<table style='width: 100%'><thead>{_row(_HEAD, 'th')}</thead><tbody>{body}</tbody></table>"
+    made = f"<table style='width: 100%'><thead>{_row(_HEAD, 'th')}</thead><tbody>{body}</tbody></table>"
+    return _missing_folders() + made
+
+
+def _missing_folders() -> str:
+    """A line for every folder that a person named and that is not there."""
+    missing = ((folder, where) for folder, where in host.named_folders() if not folder.is_dir())
+    return "".join(_error(f"There is no folder {folder}, which {where} names.") for folder, where in missing)
+
+
+def _error(text: str) -> str:
+    """Red as hosts show none of their own: their pages have no colour for errors."""
+    return f"<div class='error' style='{_RED}'>{html.escape(text)}</div>"
 
 
 def _rows(line: Listed) -> str:
@@ -87,7 +100,7 @@ def _watch() -> Iterator[tuple[Any, Any, Any]]:
 
 
 def _status(told: str, job: downloading.Job) -> str:
-    kind = "error" if job.failed else "comments"
+    line = _error(told) if job.failed else f"<div class='comments'>{html.escape(told)}</div>"
     done = f"<div style='{_DONE}; width: {job.percent:.1f}%'></div>"
     bar = f"<div role='progressbar' style='{_BAR}'>{done}</div>" if job.running else ""
-    return f"<div class='{kind}'>{html.escape(told)}</div>{bar}"
+    return line + bar
