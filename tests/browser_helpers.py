@@ -297,7 +297,8 @@ def contrast(page: Page, selector: str) -> float:
     """Contrast between a text's colour and what is behind it, as WCAG 2.1 defines it: 1 (invisible) to 21."""
     return page.evaluate(
         """(selector) => {
-            const parse = (color) => (color.match(/[\\d.]+/g) || []).map(Number);
+            const numbers = (color) => (color.match(/[\\d.]+/g) || []).map(Number);
+            const parse = (color) => numbers(color).map((c) => c * (color.startsWith("color(srgb") ? 255 : 1));
             const light = (color) => {
                 const [r, g, b] = color.slice(0, 3).map((c) => {
                     c /= 255;

@@ -16,7 +16,8 @@ from lib_oms.webui import downloading, host, offer, sources
 _HEAD = ("Name", "Latents", "Text encoder", "Size", "State")
 _CELL = "padding: 2px 6px; text-align: left; font-size: 0.85em; overflow-wrap: anywhere"
 _LONG, _SHORT = 240, 120  # letters of an explanation from which on it is folded, and those that then show
-_RED = "color: #dc2626; font-weight: 600; overflow-wrap: anywhere"
+# As light or dark as the theme's text; browsers that cannot mix colors take the first.
+_RED = "color: #dc2626; color: color-mix(in srgb, red 65%, var(--body-text-color)); font-weight: 600"
 _BAR = "height: 0.6em; border-radius: 0.3em; background: var(--border-color-primary, #9ca3af); overflow: hidden"
 _DONE = "height: 100%; background: var(--primary-500, #2563eb)"
 
@@ -67,8 +68,8 @@ def _missing_folders() -> str:
 
 
 def _error(text: str) -> str:
-    """Red as hosts show none of their own: their pages have no colour for errors."""
-    return f"<div class='error' style='{_RED}'>{html.escape(text)}</div>"
+    """A line in red; hosts have the class, and no color for it outside of their own log."""
+    return f"<div class='error' style='{_RED}; overflow-wrap: anywhere'>{html.escape(text)}</div>"
 
 
 def _rows(line: Listed) -> str:
