@@ -126,6 +126,9 @@ class StableDiffusionProcessing:
     def close(self) -> None:
         self.sampler = self.c = self.uc = None
 
+    def init(self, all_prompts: list[str], all_seeds: list[int], all_subseeds: list[int]) -> None:
+        """Called once, after the hook `process` and before the first batch; for kinds of processing to fill in."""
+
     def setup_prompts(self) -> None:
         if isinstance(self.prompt, list):
             self.all_prompts = self.prompt
@@ -355,6 +358,7 @@ def process_images_inner(p: StableDiffusionProcessing) -> Processed:
         # Forge samples in inference mode, which tensors that an extension keeps will remember
         no_grad = torch.inference_mode() if cmd_opts.host_style == "forge" else torch.no_grad()
         with no_grad, devices.autocast():
+            p.init(p.all_prompts, p.all_seeds, p.all_subseeds)
             if state.job_count == -1:
                 state.job_count = p.n_iter
             for n in range(p.n_iter):

@@ -17,6 +17,7 @@ from lib_oms.errors import OMSError
 NAME = "One More Step"
 INSTALL_FAILED = Path(__file__).resolve().parents[2] / "install-failed.txt"
 """What install.py could not do, in one line, and then what to run by hand; there only where it could not."""
+_CALLED_NEXT = ("init", "sample")
 
 
 class Refusal(HTTPException):
@@ -48,17 +49,21 @@ def refusal(p: Any, text: str) -> Refusal:
 
 
 def refuse(p: Any, text: str) -> None:
-    """Makes the request end with `text` before anything is sampled for it.
+    """Makes the request end with `text` before anything is done for it.
 
-    Hosts swallow what a hook raises, so it is raised where they do not: in the call that makes the first batch.
+    Hosts swallow what a hook raises, so it is raised where they do not: in the first of p's own methods that is called
+    after the hooks `before_process` and `process`, which is `init` or, where there is none, `sample`.
     """
 
-    def sample(*args: Any, **kwargs: Any) -> Any:
-        vars(p).pop("sample", None)  # uncovers the class's own
+    def end(*args: Any, **kwargs: Any) -> Any:
+        for name in _CALLED_NEXT:
+            vars(p).pop(name, None)  # uncovers the class's own
         p.comment(f"{NAME}: {text}")  # an X/Y/Z plot swallows this, too, and goes on
         raise refusal(p, text)
 
-    p.sample = sample
+    for name in _CALLED_NEXT:
+        if hasattr(p, name):
+            setattr(p, name, end)
 
 
 def report(error: Exception) -> str:
