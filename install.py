@@ -72,7 +72,7 @@ def _by_hand(wanted: list[str]) -> str:
 def _reason(error: Exception) -> str:
     """The line in which pip says what went wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith("ERROR:")]
+    told = [line for line in lines if line.startswith("ERROR:") and "ResolutionImpossible" not in line]
     return (told or lines or [type(error).__name__])[-1].removeprefix("ERROR:").strip()
 
 
