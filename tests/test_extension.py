@@ -329,7 +329,7 @@ def test_automatic_follows_the_latents_of_the_model_that_is_loaded(webui: WebUI)
 MISFITS = [
     (MODULE, "latents sdxl", r"'untrained' is for .*The one for the loaded model is sdxl\."),
     ("sdxl", "", r"'sdxl' is for latents of SDXL, which the loaded .*Those for the loaded model are .*, untrained"),
-    (MODULE, "unknown latents", r"'untrained' is for .*No OMS module is made for it"),
+    (MODULE, "unknown latents", r"'untrained' cannot be used: the loaded model has .*No OMS module is made for it"),
 ]
 
 

@@ -32,7 +32,7 @@ def before_generating(p: Any, args: Sequence[Any]) -> None:
         if not OMSSettings.asked_for(args, axes) or not host.is_first_pass(p) or host.samples_given_picture(p):
             return
         settings = OMSSettings.from_args(args, axes)
-        infotext.write(p, settings, offer.choose(settings.module, host.latents_of(p.sd_model)))
+        infotext.write(p, settings, _chosen(p, settings))
     except NotApplicable:
         return
     except OMSError as error:
@@ -71,8 +71,7 @@ def _go_without(p: Any, reason: str) -> None:
 
 
 def _take_the_step(p: Any, settings: OMSSettings, noise: Tensor) -> None:
-    usual = noise.ndim == 4 and noise.shape[1] == 4
-    entry = offer.choose(settings.module, host.latents_of(p.sd_model) if usual else None)
+    entry = _chosen(p, settings, usual=noise.ndim == 4 and noise.shape[1] == 4)
     with host.plain_torch():
         request = Request(
             settings=settings,
@@ -86,6 +85,12 @@ def _take_the_step(p: Any, settings: OMSSettings, noise: Tensor) -> None:
         x_T = _run(request, entry, p.sd_model)
     infotext.write(p, settings, entry)
     host.replace_noise(p, noise, x_T)  # last, when nothing is left that could fail
+
+
+def _chosen(p: Any, settings: OMSSettings, *, usual: bool = True) -> ModuleEntry:
+    """The module that the request means, for the loaded model; `usual` says that its noise has four channels."""
+    latents = host.latents_of(p.sd_model) if usual else None
+    return offer.choose(settings.module, latents, host.without_latents(p.sd_model))
 
 
 def _run(request: Request, entry: ModuleEntry, model: Any) -> Tensor:

@@ -81,6 +81,13 @@ def latents_of(model: Any) -> str | None:
     return latents if scale is None or abs(scale - SCALE_FACTORS[latents]) < 1e-4 else None
 
 
+def without_latents(model: Any) -> str:
+    """Why `latents_of` knows none for a loaded model, in words."""
+    if _is_flow(model):
+        return "the loaded model is a flow model: it begins at pure noise, where nothing is left to mend"
+    return "the loaded model has other latents than SD1.x or SD2.x or SDXL"
+
+
 def _is_flow(model: Any) -> bool:
     """Forge's model_type says EPS even for flow models; their predictor tells the truth. In reForge a script can make
     the loaded model sample as a flow model: what it puts over the model's own schedule is a CONST (model_sampling.py).

@@ -45,8 +45,9 @@ def label(entry: ModuleEntry) -> str:
     return f"{entry.name} [{fingerprint(entry.path)}]"
 
 
-def choose(module: str, latents: str | None) -> ModuleEntry:
-    """The module that a request means, for a model with these latents, or with some that no module is for (None).
+def choose(module: str, latents: str | None, why_none: str = "") -> ModuleEntry:
+    """The module that a request means, for a model with these latents; None where no module is for the model, and
+    `why_none` says why that is.
 
     `module` is Automatic, a name, or a name with a fingerprint as infotext has it. Automatic alone may have nothing to
     do: who names a module wants that one.
@@ -57,9 +58,16 @@ def choose(module: str, latents: str | None) -> ModuleEntry:
     there = _all()
     offered = _offered(there)
     if is_automatic(module):
+        if latents is None:
+            raise NotApplicable(why_none)
         return _automatic(offered, latents)
-    entry = _named(there, module, lambda: _instead(offered, latents))
-    if latents is None or not library.fits(entry, latents, chosen=True):
+    entry = _named(there, module, lambda: _instead(offered, latents) if latents else f"And {why_none}.")
+    if latents is None:
+        raise SettingError(
+            f"the OMS module {entry.name!r} cannot be used: {why_none}. No OMS module is made for it: untick the step, "
+            "or choose Automatic, which leaves such a model alone."
+        )
+    if not library.fits(entry, latents, chosen=True):
         raise SettingError(
             f"the OMS module {entry.name!r} is for {_latents_name(entry.latents)}, which the loaded model does not "
             f"have. {_instead(offered, latents)}"
@@ -126,10 +134,8 @@ def _has_fingerprint(entry: ModuleEntry, wanted: str) -> bool:
         return False
 
 
-def _automatic(offered: list[ModuleEntry], latents: str | None) -> ModuleEntry:
+def _automatic(offered: list[ModuleEntry], latents: str) -> ModuleEntry:
     """The smallest module that fits (the published large one costs as much as a step of SDXL), first by name."""
-    if latents is None:
-        raise NotApplicable("the loaded model has other latents than SD1.x or SD2.x or SDXL")
     fitting = [entry for entry in offered if library.fits(entry, latents)]
     if fitting:
         return min(fitting, key=lambda entry: (entry.size, entry.name))
@@ -138,9 +144,7 @@ def _automatic(offered: list[ModuleEntry], latents: str | None) -> ModuleEntry:
     raise SettingError(f"there is no usable OMS module for the loaded model{why}. {_instead(offered, latents)}")
 
 
-def _instead(offered: list[ModuleEntry], latents: str | None) -> str:
-    if latents is None:
-        return "No OMS module is made for it: untick the step, or choose Automatic, which leaves such a model alone."
+def _instead(offered: list[ModuleEntry], latents: str) -> str:
     fitting = [entry.name for entry in offered if library.fits(entry, latents)]
     if fitting:
         are = "The one for the loaded model is" if len(fitting) == 1 else "Those for the loaded model are"

@@ -29,7 +29,7 @@ class Refusal(HTTPException):
     """
 
     def __init__(self, text: str) -> None:
-        super().__init__(status_code=500, detail=text)
+        super().__init__(status_code=500, detail=str(OMSError(text)))  # which writes nothing that hosts trip over
 
     def __str__(self) -> str:
         return self.detail

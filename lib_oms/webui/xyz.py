@@ -160,7 +160,7 @@ def _refuse_misfits(p: Any, modules: Sequence[str]) -> None:
     model = host.settled_model(p)
     for module in modules if model is not None else ():
         with suppress(NotApplicable):
-            offer.choose(module, host.latents_of(model))
+            offer.choose(module, host.latents_of(model), host.without_latents(model))
 
 
 def _apply_prompt(p: Any, prompt: str, values: Sequence[str]) -> None:
