@@ -71,8 +71,10 @@ def _by_hand(wanted: list[str]) -> str:
 
 def _reason(error: Exception) -> str:
     """The line in which pip says what went wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith("ERROR:") and "ResolutionImpossible" not in line]
+    # Hosts write "stderr: " before the first line.
+    stripped = (line.strip().removeprefix("stderr:").strip() for line in str(error).splitlines())
+    lines = [line for line in stripped if line and "ResolutionImpossible" not in line]
+    told = [line for line in lines if line.startswith("ERROR:")]
     return (told or lines or [type(error).__name__])[-1].removeprefix("ERROR:").strip()
 
 
