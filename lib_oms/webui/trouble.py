@@ -12,6 +12,7 @@ import gradio as gr
 from fastapi import HTTPException
 from modules import errors, shared
 
+from lib_oms.console import say
 from lib_oms.errors import OMSError
 
 NAME = "One More Step"
@@ -44,7 +45,7 @@ def refusal(p: Any, text: str) -> Refusal:
     printed here.
     """
     if getattr(p, "is_api", False):
-        print(f"{NAME}: {text}")
+        say(f"{NAME}: {text}")
     return Refusal(text)
 
 
