@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+import stat
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -71,8 +72,8 @@ def scan(folders: Iterable[str | os.PathLike[str]]) -> list[ModuleEntry]:
     others = []
     for folder in folders:
         root = Path(folder)
-        for path in _candidates(root):
-            entry = _describe(path, root)
+        for candidate in _candidates(root):
+            path, entry = candidate.path, _describe(candidate, root)
             if readable(entry.name) != entry.name:
                 problem = readable(f"{path}: its name is not UTF-8; rename it")
                 others.append(replace(entry, name=readable(entry.name), problem=problem))
@@ -151,30 +152,82 @@ def _bare(path: Path) -> Path:
     return path.with_suffix("") if path.suffix.lower() == ".safetensors" else path
 
 
-def _candidates(root: Path) -> Iterator[Path]:
-    for current, folders, files in os.walk(root):
-        here = Path(current)
-        if _is_module_folder(here, folders, files):
-            folders.clear()
-            yield here
+@dataclass(frozen=True)
+class _Candidate:
+    """What may be a module: its folder or file, the links among the files that it is told by, and what changes with
+    them.
+    """
+
+    path: Path
+    links: tuple[Path, ...]
+    stamp: object
+
+
+def _candidates(root: Path) -> Iterator[_Candidate]:
+    """One call a folder and one a file: folders may be on a share, where each call takes a millisecond."""
+    waiting = [root]
+    while waiting:
+        here = waiting.pop()
+        listed = _listed(here)
+        folders = {entry.name: entry for entry in listed if _is_folder(entry)}
+        files = [entry for entry in listed if entry.name not in folders]
+        names = [entry.name for entry in files]
+        if _is_module_folder(folders, names):
+            yield _candidate(here, listed)
             continue
-        if _is_text_encoder(here, files):
-            folders.clear()
+        if _is_text_encoder(here, names):
             continue
         # Hidden folders are other programs' caches; hidden files are downloads that are not whole yet.
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (
-            here / name
-            for name in sorted(files)
-            if name.lower().endswith(".safetensors") and not name.startswith(".")
-        )
+        for entry in files:
+            if entry.name.lower().endswith(".safetensors") and not entry.name.startswith("."):
+                links = (Path(entry.path),) if _is_link(entry) else ()
+                yield _Candidate(Path(entry.path), links, file_stamp(entry.path))
+        below = (entry for name, entry in folders.items() if not name.startswith(".") and not _is_link(entry))
+        waiting += reversed([Path(entry.path) for entry in below])
 
 
-def _is_module_folder(here: Path, folders: list[str], files: list[str]) -> bool:
+def _candidate(folder: Path, listed: Sequence[os.DirEntry[str]]) -> _Candidate:
+    """A module's folder, with what it holds."""
+    told_by = _told_by(listed)
+    stamp = tuple((entry.path, file_stamp(entry.path)) for entry in told_by if entry.name != MODULE_FOLDER)
+    return _Candidate(folder, tuple(Path(entry.path) for entry in told_by if _is_link(entry)), stamp)
+
+
+def _told_by(listed: Sequence[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
+    level = [entry for entry in listed if entry.name == MODULE_FOLDER and _is_folder(entry)]
+    inside = _listed(Path(level[0].path)) if level else listed
+    names = (CONFIG_NAME, WEIGHTS_NAME, FP16_WEIGHTS_NAME)
+    files = [entry for entry in inside if entry.name in names]
+    return [*level, *files, *(entry for entry in listed if entry.name == _INDEX_NAME)]
+
+
+def _listed(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _is_link(entry: os.DirEntry[str]) -> bool:
+    """A link, or what Windows has of the kind besides."""
+    if entry.is_symlink():
+        return True
+    return os.name == "nt" and entry.stat(follow_symlinks=False).st_reparse_tag == stat.IO_REPARSE_TAG_MOUNT_POINT
+
+
+def _is_module_folder(folders: Collection[str], files: Collection[str]) -> bool:
     return MODULE_FOLDER in folders or _INDEX_NAME in files or WEIGHTS_NAME in files or FP16_WEIGHTS_NAME in files
 
 
-def _is_text_encoder(here: Path, files: list[str]) -> bool:
+def _is_text_encoder(here: Path, files: Collection[str]) -> bool:
     if CONFIG_NAME not in files:
         return False
     try:
@@ -183,15 +236,16 @@ def _is_text_encoder(here: Path, files: list[str]) -> bool:
         return False
 
 
-def _describe(path: Path, root: Path) -> ModuleEntry:
+def _describe(candidate: _Candidate, root: Path) -> ModuleEntry:
+    path = candidate.path
     name = _bare(path.relative_to(root)).as_posix()
     if name == ".":
         name = path.resolve().name
     try:
-        _refuse_links(path, root)
+        _refuse_links(candidate.links, root)
     except (ModuleFileError, OSError) as error:
         return ModuleEntry(name, path, UNKNOWN, UNKNOWN, _size(path), problem=str(error))
-    return _facts(path, name, _stamp(path))
+    return _facts(path, name, candidate.stamp)
 
 
 @lru_cache(maxsize=2048)
@@ -215,21 +269,15 @@ def _facts(path: Path, name: str, stamp: object) -> ModuleEntry:  # stamp only t
     )
 
 
-def _stamp(path: Path) -> tuple[tuple[int, ...], ...]:
+def _stamp(path: Path) -> object:
     """Changes with every file that a module is told by."""
-    return tuple(map(file_stamp, _told_by(path)))
+    return _candidate(path, _listed(path)).stamp if path.is_dir() else file_stamp(path)
 
 
-def _told_by(path: Path) -> list[Path]:
-    folders = (path, path / MODULE_FOLDER)
-    files = [folder / name for folder in folders for name in (CONFIG_NAME, WEIGHTS_NAME, FP16_WEIGHTS_NAME)]
-    return [*folders, *files, path / _INDEX_NAME]
-
-
-def _refuse_links(path: Path, root: Path) -> None:
-    inside = root.resolve()
-    for part in _told_by(path):
+def _refuse_links(links: Iterable[Path], root: Path) -> None:
+    for part in links:
         try:
+            inside = root.resolve()
             outside = part.exists() and not part.resolve().is_relative_to(inside)
         except (OSError, RuntimeError):  # a link that leads to itself
             outside = True

@@ -537,6 +537,17 @@ def test_a_file_whose_name_is_not_utf8_is_listed_and_breaks_nothing(webui: WebUI
         webui.txt2img(True, "caf\ufffd")
 
 
+@pytest.mark.parametrize("batches", [1, 3])
+def test_modules_are_looked_for_once_a_batch(webui: WebUI, monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
+    from lib_oms import library
+
+    scans = []
+    scan = library.scan
+    monkeypatch.setattr(library, "scan", lambda folders: scans.append(1) or scan(folders))
+    webui.txt2img(True, "Automatic", "night", sampler_name="Euler", n_iter=batches)
+    assert len(scans) == batches
+
+
 # Infotext
 
 

@@ -19,6 +19,8 @@ from lib_oms.webui.first_step import NotApplicable, first_step
 from lib_oms.webui.loaded import LOADED
 from lib_oms.webui.request import Request, starting_noise
 
+_CHOSEN = "oms_chosen"  # on p: the module that it was for, the latents, and the choice
+
 
 def before_generating(p: Any, args: Sequence[Any]) -> None:
     """Refuses a request that asks for what cannot be, and writes into the infotext what is going to be done.
@@ -27,12 +29,15 @@ def before_generating(p: Any, args: Sequence[Any]) -> None:
     is saved in between. Where the picture is made in spite of what is wrong, that is said then, too.
     """
     infotext.clear(p)
+    setattr(p, _CHOSEN, None)
     axes = xyz.values_of(p)
     try:
         if not OMSSettings.asked_for(args, axes) or not host.is_first_pass(p) or host.samples_given_picture(p):
             return
         settings = OMSSettings.from_args(args, axes)
-        infotext.write(p, settings, _chosen(p, settings))
+        entry = _chosen(p, settings)
+        infotext.write(p, settings, entry)
+        setattr(p, _CHOSEN, (settings.module, host.latents_of(p.sd_model), entry))
     except NotApplicable:
         return
     except OMSError as error:
@@ -88,8 +93,15 @@ def _take_the_step(p: Any, settings: OMSSettings, noise: Tensor) -> None:
 
 
 def _chosen(p: Any, settings: OMSSettings, *, usual: bool = True) -> ModuleEntry:
-    """The module that the request means, for the loaded model; `usual` says that its noise has four channels."""
+    """The module that the request means, for the loaded model; `usual` says that its noise has four channels.
+
+    offer.choose looks at every module's file: what it said before generating holds for the first batch.
+    """
     latents = host.latents_of(p.sd_model) if usual else None
+    asked_module, asked_latents, entry = getattr(p, _CHOSEN, None) or (None, None, None)
+    setattr(p, _CHOSEN, None)
+    if (asked_module, asked_latents) == (settings.module, latents):
+        return entry
     return offer.choose(settings.module, latents, host.without_latents(p.sd_model))
 
 
