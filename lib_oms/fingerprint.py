@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
 from lib_oms.errors import ModuleFileError
 from lib_oms.header import file_stamp
-from lib_oms.module_files import inspect_module
+from lib_oms.module_files import inspect_module, read_json, weights_of, written_whole
 
 _SAMPLES = 256
 _SAMPLE_BYTES = 4096
+_MOST_REMEMBERED = 4096  # files, of about 200 bytes each
 
 
 def fingerprint(path: str | os.PathLike[str]) -> str:
@@ -29,6 +33,57 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
         return _fingerprint(weights, file_stamp(weights))
     except OSError as error:
         raise ModuleFileError(f"{weights}: cannot be read: {error.strerror or error}") from error
+
+
+class Remembered:
+    """Fingerprints as they were when they were looked at last, on disk, so that a module is found by its own without
+    reading all others: a megabyte each, which takes minutes on a slow share.
+
+    A hint of where to look, by the files' paths, sizes and times, and nothing more: what is found was read. A file that
+    is broken or cannot be written is as good as none.
+
+    Args:
+        file: a JSON object of paths and [size, time in ns, fingerprint]; several processes may share it.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def find(self, wanted: str, modules: Iterable[Path]) -> Path | None:
+        """The first of the modules' paths with this fingerprint."""
+        known, fresh = self._read(), {}
+        try:
+            for path in modules:
+                with suppress(ModuleFileError, OSError):
+                    weights = os.path.abspath(weights_of(path))
+                    status = os.stat(weights)
+                    when = [status.st_size, status.st_mtime_ns]
+                    fact = known.get(weights)
+                    if isinstance(fact, list) and fact[:2] == when and fact[2:] != [wanted]:
+                        continue
+                    digits = fingerprint(path)
+                    if fact != [*when, digits]:
+                        fresh[weights] = [*when, digits]
+                    if digits == wanted:
+                        return path
+            return None
+        finally:
+            if fresh:
+                self._write(fresh)
+
+    def _read(self) -> dict[str, object]:
+        try:
+            return read_json(self._file, 8 * 2**20)
+        except ModuleFileError:
+            return {}
+
+    def _write(self, fresh: dict[str, object]) -> None:
+        others = {path: fact for path, fact in self._read().items() if path not in fresh}  # another process's, too
+        kept = list({**others, **fresh}.items())[-_MOST_REMEMBERED:]
+        with suppress(OSError):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with written_whole(self._file) as part:
+                part.write_text(json.dumps(dict(kept)), encoding="utf-8")
 
 
 @lru_cache(maxsize=256)

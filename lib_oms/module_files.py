@@ -78,6 +78,14 @@ def inspect_module(path: str | os.PathLike[str], *, prefer_fp16: bool = False) -
     return module
 
 
+def weights_of(path: str | os.PathLike[str]) -> Path:
+    """The weights file of a module's folder or file; it is not looked into.
+
+    Raises ModuleFileError where there is none, OSError where that cannot be told.
+    """
+    return _locate(Path(path), prefer_fp16=False)[1]
+
+
 def read_json(path: Path, most: int = _MAX_CONFIG_BYTES) -> dict[str, Any]:
     """A JSON object of at most `most` bytes from disk; raises ModuleFileError where it is none."""
     try:

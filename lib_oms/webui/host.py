@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -189,6 +190,11 @@ def download_folder() -> Path:
     """Where downloads go: --oms-models-dir, else models/OMS of the WebUI."""
     asked = getattr(shared.cmd_opts, "oms_models_dir", None)
     return Path(asked) if asked else Path(paths.models_path) / "OMS"
+
+
+def cache_folder() -> Path:
+    """Where the host keeps what it can find out again (modules/cache.py)."""
+    return Path(os.environ.get("SD_WEBUI_CACHE_DIR") or Path(paths.data_path) / "cache")
 
 
 def checkpoint_places(model: Any) -> list[Path]:

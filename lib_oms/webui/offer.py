@@ -8,7 +8,7 @@ from collections.abc import Callable
 from lib_oms import library
 from lib_oms.catalogue import LATENTS_NAMES
 from lib_oms.errors import ModuleFileError, SettingError
-from lib_oms.fingerprint import fingerprint
+from lib_oms.fingerprint import Remembered, fingerprint
 from lib_oms.library import ModuleEntry
 from lib_oms.settings import AUTOMATIC, close_to, is_automatic
 from lib_oms.webui import host
@@ -124,7 +124,9 @@ def _renamed(offered: list[ModuleEntry], module: str) -> ModuleEntry | None:
     labelled = _labelled.fullmatch(module)
     if labelled is None:
         return None
-    return next((entry for entry in offered if _has_fingerprint(entry, labelled["fingerprint"])), None)
+    usable = {entry.path: entry for entry in offered if not entry.problem}
+    found = Remembered(host.cache_folder() / "oms-fingerprints.json").find(labelled["fingerprint"], usable)
+    return usable.get(found)
 
 
 def _has_fingerprint(entry: ModuleEntry, wanted: str) -> bool:
