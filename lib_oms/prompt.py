@@ -8,7 +8,7 @@ The OMS prompt is usually the main prompt, written for the main model. What happ
 | `\(`, `\)`, `\[`, `\]`, `\\` | the plain character | a single `\` before anything else is dropped, as in the WebUI |
 | `BREAK` | a new chunk of 75 tokens | as in the WebUI, also inside brackets |
 | `<lora:x:0.8>`, any `<name:...>` | removed | psi has no LoRA; the text would only be noise |
-| `[a:b:when]` | `a`; `b` where `when` is 0 or less | the WebUI shows `a` at its first step, too |
+| `[a:b:when]` | `a`; `b` where `when` is less than one step | as the WebUI's first step; 0.02 of 20 is less |
 | `[a::when]`, `[b:when]` | `a`; nothing | likewise |
 | `[a\|b]` | `a` | the first step's alternative |
 | `a :1.2 AND b :0.5 AND c :-1` | `a, b` | one picture of both; a weight of 0 or less asks for absence |
@@ -52,10 +52,13 @@ def parse_prompt(prompt: str) -> list[list[Span]]:
     return parse_attention(first_step_text(prompt))
 
 
-def first_step_text(prompt: str) -> str:
-    """`prompt` without extra networks, AND, prompt editing and alternation: the text before the first step."""
+def first_step_text(prompt: str, steps: int | None = None) -> str:
+    """`prompt` without extra networks, AND, prompt editing and alternation: the text of the very first step.
+
+    `steps` is how many the sampler takes; where it is not known, every share of them above 0 is taken for one at least.
+    """
     text = prompt.encode("utf-8", "replace").decode("utf-8")  # lone surrogates are no text for a tokenizer
-    return _resolve_schedules(_join_parts(_network.sub("", text)))
+    return _resolve_schedules(_join_parts(_network.sub("", text)), steps)
 
 
 def parse_attention(text: str) -> list[list[Span]]:
@@ -150,30 +153,40 @@ class _Bracket:
         text = "".join(self.fields[0])
         return text + "".join(s + "".join(f) for s, f in zip(self.separators, self.fields[1:], strict=True))
 
-    def resolve(self) -> str:
-        """What the bracket stands for before the first step."""
+    def resolve(self, steps: int | None) -> str:
+        """What the bracket stands for at the first step."""
         if self.separators and self.separators[-1] == ":" and self.separators.count(":") <= 2:
             when = "".join(self.fields[-1]).strip()
             if _when.fullmatch(when):
-                return self._scheduled(float(when))
+                return self._scheduled(_is_over(when, steps))
         if self.separators and set(self.separators) == {"|"}:
             return "".join(self.fields[0])
         return f"[{self.literal()}]"
 
-    def _scheduled(self, when: float) -> str:
+    def _scheduled(self, over: bool) -> str:
         before, after = "", self._literal_of(0, len(self.separators) - 1)
         if self.separators.count(":") == 2:
             split = self.separators.index(":")
             before = self._literal_of(0, split)
             after = self._literal_of(split + 1, len(self.separators) - 1)
-        return before if when > 0 else after
+        return after if over else before
 
     def _literal_of(self, first: int, last: int) -> str:
         text = "".join(self.fields[first])
         return text + "".join(self.separators[i - 1] + "".join(self.fields[i]) for i in range(first + 1, last + 1))
 
 
-def _resolve_schedules(text: str) -> str:
+def _is_over(when: str, steps: int | None) -> bool:
+    """Whether prompt editing has happened by the first step: a number with a point is a share of the steps, one without
+    counts them, and what is less than a whole step is none (A1111 modules/prompt_parser.py, collect_steps).
+    """
+    share = "." in when
+    if share and steps is None:
+        return float(when) <= 0
+    return float(when) * (steps if share else 1) < 1
+
+
+def _resolve_schedules(text: str, steps: int | None) -> str:
     base = _Bracket()
     stack = [base]
     for match in _schedule_piece.finditer(text):
@@ -182,7 +195,7 @@ def _resolve_schedules(text: str) -> str:
             stack.append(_Bracket())
         elif piece == "]" and top is not base:
             stack.pop()
-            stack[-1].add(top.resolve())
+            stack[-1].add(top.resolve(steps))
         elif piece in (":", "|") and top is not base and top.depth == 0:
             top.separate(piece)
         else:

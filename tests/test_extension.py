@@ -537,6 +537,13 @@ def test_a_file_whose_name_is_not_utf8_is_listed_and_breaks_nothing(webui: WebUI
         webui.txt2img(True, "caf\ufffd")
 
 
+@pytest.mark.parametrize(("written", "meant"), [("[night:day:0.3]", "day"), ("[night:day:0.4]", "night")])
+def test_prompt_editing_counts_in_the_sampler_s_steps(webui: WebUI, written: str, meant: str) -> None:
+    """Of three, 0.3 is less than one: the main model never sees the night, either."""
+    made = webui.txt2img(True, MODULE, written, 2.0, 0.0, written, sampler_name="Euler")
+    assert made.pixels == webui.txt2img(True, MODULE, meant, 2.0, 0.0, meant, sampler_name="Euler").pixels
+
+
 @pytest.mark.parametrize("batches", [1, 3])
 def test_modules_are_looked_for_once_a_batch(webui: WebUI, monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
     from lib_oms import library

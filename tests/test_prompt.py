@@ -86,7 +86,7 @@ def test_break_starts_a_section_inside_brackets_too() -> None:
         ("[day:night:0.5]", "day"),
         ("[day:night:0]", "night"),
         ("[day:night: 12 ]", "day"),
-        ("[day:night:1e-3]", "day"),
+        ("[day:night:1e-3]", "night"),
         ("[fog::0.3] sea", "fog sea"),
         ("sea [fog:0.3]", "sea "),
         ("sea [fog:0]", "sea fog"),
@@ -113,6 +113,32 @@ def test_break_starts_a_section_inside_brackets_too() -> None:
 )
 def test_first_step(prompt: str, text: str) -> None:
     assert first_step_text(prompt) == text
+
+
+@pytest.mark.parametrize(
+    ("prompt", "steps", "text"),
+    [
+        ("[day:night:0.02]", 20, "night"),
+        ("[day:night:0.02]", 50, "day"),
+        ("[day:night:0.05]", 20, "day"),
+        ("[day:night:0.049]", 20, "night"),
+        ("[day:night:.04] and [fog:0.04]", 20, "night and fog"),
+        ("[fog::0.04]sea", 20, "sea"),
+        ("[day:night:1]", 20, "day"),
+        ("[day:night:1.0]", 20, "day"),
+        ("[day:night:0]", 20, "night"),
+        ("[day:night:-0.5]", 20, "night"),
+        ("[day:night:5e-1]", 20, "night"),
+        ("[day:night:5.e-1]", 20, "day"),
+        ("[day:[dusk:night:0.04]:0.04]", 20, "night"),
+        ("[day:night:0.5]", 1, "night"),
+        ("[day:night:9e999]", 20, "day"),
+    ],
+)
+def test_first_step_of_so_many(prompt: str, steps: int, text: str) -> None:
+    """As the first schedule of A1111's own get_learned_conditioning_prompt_schedules, but 9e999, which ends it."""
+    assert first_step_text(prompt, steps) == text
+    assert first_step_text(text, steps) == text
 
 
 @given(ANY_TEXT)

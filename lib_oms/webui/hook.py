@@ -86,6 +86,7 @@ def _take_the_step(p: Any, settings: OMSSettings, noise: Tensor) -> None:
             subseed_strength=p.subseed_strength,
             noise=host.noise_of(p, noise),
             first=first_step(p),
+            steps=host.prompt_steps(p),
         )
         x_T = _run(request, entry, p.sd_model)
     infotext.write(p, settings, entry)

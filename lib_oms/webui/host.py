@@ -124,6 +124,11 @@ def noise_of(p: Any, noise: Tensor) -> Tensor:
     return noise if modified is None else modified
 
 
+def prompt_steps(p: Any) -> int:
+    """The steps that prompt editing counts in: of samplers of second order, twice those that were asked for."""
+    return getattr(p, "firstpass_steps", None) or p.steps
+
+
 def replace_noise(p: Any, noise: Tensor, x: Tensor) -> None:
     """Makes sampling start from `x` instead of `noise`, the tensor that the host handed to the hook.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lib_oms.errors import OMSError
 from lib_oms.module import OMSModule, Texts
+from lib_oms.prompt import first_step_text
 from lib_oms.settings import OMSSettings
 from lib_oms.step import one_more_step, one_more_step_ve
 
@@ -33,7 +34,7 @@ class FirstStep:
 @dataclass(frozen=True)
 class Request:
     """What a batch of B pictures needs: settings, the main prompts and seeds of its pictures, the noise that the host
-    drew for them [B, C, H/8, W/8], and where sampling starts.
+    drew for them [B, C, H/8, W/8], where sampling starts, and how many steps the prompts are told of.
     """
 
     settings: OMSSettings
@@ -43,6 +44,7 @@ class Request:
     subseed_strength: float
     noise: Tensor
     first: FirstStep
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         if not len(self.prompts) == len(self.seeds) == len(self.noise):
@@ -53,15 +55,19 @@ class Request:
 
     @property
     def oms_prompts(self) -> list[str]:
-        """The OMS prompt of each picture: the one that was given, else the picture's main prompt."""
+        """The OMS prompt of each picture at its first step: the one that was given, else the picture's main prompt."""
         asked = self.settings.prompt
-        return [asked if asked.strip() else prompt for prompt in self.prompts]
+        return [first_step_text(asked if asked.strip() else prompt, self.steps) for prompt in self.prompts]
 
+    @property
+    def negative_prompt(self) -> str:
+        """The OMS negative prompt at the first step."""
+        return first_step_text(self.settings.negative_prompt, self.steps)
 
     @property
     def texts(self) -> list[str]:
         """Every text that has to be encoded, each once."""
-        negatives = [] if self.settings.guidance_scale == 1.0 else [self.settings.negative_prompt]
+        negatives = [] if self.settings.guidance_scale == 1.0 else [self.negative_prompt]
         return list(dict.fromkeys([*self.oms_prompts, *negatives]))
 
 
@@ -89,7 +95,7 @@ def _one_picture(
 ) -> Tensor:
     settings, first = request.settings, request.first
     guided = settings.guidance_scale != 1.0
-    texts = Texts([encoded[request.oms_prompts[index]]], [encoded[settings.negative_prompt]] if guided else [])
+    texts = Texts([encoded[request.oms_prompts[index]]], [encoded[request.negative_prompt]] if guided else [])
     v_cond, v_uncond = module.answer(noise, texts, settings.guidance_scale)
     fresh = None
     if settings.eta > 0:
