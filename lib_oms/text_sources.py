@@ -254,13 +254,21 @@ def _checkpoint_loader(
 
 
 def checkpoint_files(folders: Iterable[Path]) -> Iterator[Path]:
-    """The .safetensors files in folders of checkpoints and their sub-folders; a file given as such is itself."""
+    """The .safetensors files in folders of checkpoints and their sub-folders, linked ones, too, and each folder once; a
+    file given as such is itself.
+    """
+    seen: set[str] = set()  # links may form a loop
     for folder in folders:
         if folder.is_file():
             if folder.suffix.lower() == ".safetensors":
                 yield folder
             continue
-        for here, below, files in os.walk(folder):
+        for here, below, files in os.walk(folder, followlinks=True):
+            real = os.path.realpath(here)
+            if real in seen:
+                below.clear()
+                continue
+            seen.add(real)
             below.sort()
             yield from (Path(here) / name for name in sorted(files) if name.lower().endswith(".safetensors"))
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,14 @@ from lib_oms.module import OMSModule
 from lib_oms.openclip import CHECKPOINT_PREFIX, find_tower
 from lib_oms.text import OpenCLIPEncoder, load_text_encoder
 from lib_oms.text_files import load_tokenizer
-from lib_oms.text_sources import LoadedModel, Places, checkpoint_tower, find_source, load_checkpoint_encoder
+from lib_oms.text_sources import (
+    LoadedModel,
+    Places,
+    checkpoint_files,
+    checkpoint_tower,
+    find_source,
+    load_checkpoint_encoder,
+)
 
 WIDTH = 128  # two heads of 64, OpenCLIP's only size
 CONFIG = {**VIT_H, "hidden_size": WIDTH, "intermediate_size": 96, "num_attention_heads": 2, "projection_dim": WIDTH}
@@ -153,6 +161,27 @@ def test_a_checkpoint_in_the_naming_of_sd_turbo(tmp_path, trained, checkpoint):
     assert torch.equal(got.encode(PROMPTS), expected.encode(PROMPTS))
     save_file(openclip_tensors(trained, "conditioner.embedders.1.model."), path)
     assert checkpoint_tower(path) is None
+
+
+def test_linked_folders_of_checkpoints_are_followed_and_a_loop_ends(tmp_path, checkpoint):
+    """As the hosts do it: checkpoints often lie on another disk."""
+    models = tmp_path / "models"
+    (models / "own").mkdir(parents=True)
+    (models / "own" / "a.safetensors").write_bytes(b"")
+    try:
+        os.symlink(checkpoint.parent, models / "elsewhere", target_is_directory=True)
+        os.symlink(models, models / "own" / "loop", target_is_directory=True)
+        os.symlink(models / "gone", models / "nowhere", target_is_directory=True)
+    except OSError:
+        pytest.skip("this machine does not allow links")
+    files = [models / "elsewhere" / checkpoint.name, models / "own" / "a.safetensors"]
+    assert list(checkpoint_files([models])) == files
+    assert list(checkpoint_files([models, models / "own", models / "own" / "loop"])) == files
+    source = find_source(
+        published(tmp_path / "oms"),
+        Places((tmp_path / "oms",), (models,), (write_tokenizer(tmp_path / "t", pad_token="!"),)),
+    )
+    assert source.where == str(files[0])
 
 
 def test_a_state_dict_that_is_not_whole_is_no_tower(trained):
