@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lib_oms.errors import OMSError
 from lib_oms.module import OMSModule
-from lib_oms.step import one_more_step, one_more_step_ve
+from lib_oms.step import one_more_step
 from lib_oms.text import TextEncoder
 
 # x0hat's share of x_T is about 1/sigma: 0.068 for Stable Diffusion's 14.6, nothing for zero terminal SNR's 4500.
@@ -114,8 +114,7 @@ class OneMoreStep:
         if eta > 0:
             fresh = _randn(tuple(noise.shape), generator, noise.device, noise.dtype)
         v_cond, v_uncond = self.module.predict_v(noise, asked, negative, oms_guidance_scale)
-        step = one_more_step_ve if first.exploding else one_more_step
-        x_T = step(
+        x_T = one_more_step(
             noise.float(),  # so that x_T is rounded to the pipeline's precision once, not twice
             v_cond,
             v_uncond,
@@ -123,6 +122,7 @@ class OneMoreStep:
             sigma=first.sigma,
             eta=eta,
             fresh_noise=fresh,
+            exploding=first.exploding,
         )
         if sampler_eta is not None:
             kwargs["eta"] = sampler_eta

@@ -13,6 +13,7 @@ sampler's own kind leads from there to the first latent that the sampler really 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,8 +31,9 @@ def one_more_step(
     alpha_cumprod: float | None = None,
     eta: float = 0.0,
     fresh_noise: Tensor | None = None,
+    exploding: bool = False,
 ) -> Tensor:
-    """x_T in variance-preserving form, for samplers whose first latent has about unit variance.
+    """x_T in variance-preserving form, for samplers whose first latent has about unit variance; or `exploding`.
 
     Args:
         noise: x_T^S, what the host drew, unscaled; any shape, usually [B, 4, H/8, W/8].
@@ -42,6 +44,7 @@ def one_more_step(
         alpha_cumprod: a above, between 0 and 1. Give this or `sigma`.
         eta: share of fresh noise, 0 to 1.
         fresh_noise: N(0, 1), shaped as `noise`; needed for eta > 0 only.
+        exploding: the variance-exploding form instead, x0hat + sigma n, for k-diffusion's samplers.
 
     Returns:
         x_T, computed in float32, in the shape, dtype and device of `noise`.
@@ -51,25 +54,13 @@ def one_more_step(
     """
     sigma = _first_sigma(sigma, alpha_cumprod)
     x0hat, n = _x0hat_and_noise(noise, v_cond, v_uncond, guidance_scale, eta, fresh_noise)
-    scale = math.hypot(1.0, sigma)
+    scale = 1.0 if exploding else math.hypot(1.0, sigma)
     return _as(noise, x0hat / scale + (sigma / scale) * n)
 
 
-def one_more_step_ve(
-    noise: Tensor,
-    v_cond: Tensor,
-    v_uncond: Tensor | None = None,
-    *,
-    guidance_scale: float = 1.0,
-    sigma: float | None = None,
-    alpha_cumprod: float | None = None,
-    eta: float = 0.0,
-    fresh_noise: Tensor | None = None,
-) -> Tensor:
-    """x_T in variance-exploding form, x0hat + sigma n, for k-diffusion's samplers; otherwise as `one_more_step`."""
-    sigma = _first_sigma(sigma, alpha_cumprod)
-    x0hat, n = _x0hat_and_noise(noise, v_cond, v_uncond, guidance_scale, eta, fresh_noise)
-    return _as(noise, x0hat + sigma * n)
+def one_more_step_ve(noise: Tensor, v_cond: Tensor, v_uncond: Tensor | None = None, **given: Any) -> Tensor:
+    """x_T in variance-exploding form; otherwise as `one_more_step`."""
+    return one_more_step(noise, v_cond, v_uncond, exploding=True, **given)
 
 
 def _first_sigma(sigma: float | None, alpha_cumprod: float | None) -> float:

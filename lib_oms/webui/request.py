@@ -14,7 +14,7 @@ from lib_oms.errors import OMSError
 from lib_oms.module import OMSModule, Texts
 from lib_oms.prompt import first_step_text
 from lib_oms.settings import OMSSettings
-from lib_oms.step import one_more_step, one_more_step_ve
+from lib_oms.step import one_more_step
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,7 @@ def _one_picture(
     if settings.eta > 0:
         subseed = request.subseeds[index] if index < len(request.subseeds) else 0
         fresh = fresh_noise(request.seeds[index], subseed, request.subseed_strength, noise)
-    step = one_more_step_ve if first.exploding else one_more_step
-    x_T = step(
+    x_T = one_more_step(
         noise,
         v_cond,
         v_uncond,
@@ -110,6 +109,7 @@ def _one_picture(
         sigma=first.sigma,
         eta=settings.eta,
         fresh_noise=fresh,
+        exploding=first.exploding,
     )
     return x_T / first.host_scale
 
