@@ -1,6 +1,7 @@
-"""The OMS modules on disk: found, told apart and looked up by name, from headers and configs only.
+"""The OMS modules on disk: found and told apart, from headers and configs only.
 
-A name that came from a page or an API is never made a path: it is compared with the names of what was found.
+A name that came from a page or an API is never made a path: it is compared with the names of what was found
+(lib_oms/webui/offer.py).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from lib_oms import catalogue
-from lib_oms.errors import ModuleFileError, SettingError, readable
+from lib_oms.errors import ModuleFileError, readable
 from lib_oms.header import file_stamp
 from lib_oms.module_files import (
     CONFIG_NAME,
@@ -83,27 +84,6 @@ def scan(folders: Iterable[str | os.PathLike[str]]) -> list[ModuleEntry]:
                 problem = readable(f"{path}: has the same name as {first.path}; rename one of them")
                 others.append(replace(entry, problem=problem))
     return sorted((*found.values(), *others), key=lambda entry: (entry.name.casefold(), entry.name, str(entry.path)))
-
-
-def find(name: str, folders: Iterable[str | os.PathLike[str]]) -> ModuleEntry:
-    """Look a name up in what `scan` lists.
-
-    Raises:
-        SettingError: no module has this name; the message lists those there are.
-        ModuleFileError: the module of this name cannot be used; the message says why.
-    """
-    entries = scan(folders)
-    named = [entry for entry in entries if entry.name == name]
-    usable = [entry for entry in named if entry.problem is None]
-    if usable:
-        return usable[0]
-    if named:
-        raise ModuleFileError(f"OMS model {named[0].name!r} cannot be used: {named[0].problem}")
-    allowed = ", ".join(repr(entry.name) for entry in entries if entry.problem is None)
-    raise SettingError(
-        f"OMS model {_short(name)} is not known; "
-        + (f"allowed are {allowed}" if allowed else "no usable OMS module was found: put one in the models folder")
-    )
 
 
 def fits(entry: ModuleEntry, latents: str, *, chosen: bool = False) -> bool:
@@ -328,8 +308,3 @@ def _size(path: Path) -> int:
         return next((file.stat().st_size for file in (path, *weights) if file.is_file()), 0)
     except OSError:
         return 0
-
-
-def _short(name: object) -> str:
-    text = repr(name)
-    return text if len(text) <= 100 else text[:97] + "..."

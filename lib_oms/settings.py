@@ -286,12 +286,3 @@ def _quoted(text: str, label: str) -> str:
     if '"' in text or text != text.strip() or re.search(r"[\x00-\x1f]", text) or text == label:
         return json.dumps(text, ensure_ascii=False)
     return text
-
-
-def markdown_table() -> str:
-    """The settings as the README shows them; a test holds the two together."""
-    rows = ["| setting | API name | default | allowed | what it does |", "|---|---|---|---|---|"]
-    for s in SETTINGS:
-        default = json.dumps(s.default)
-        rows.append(f"| {s.label} | `{s.name}` | `{default}` | {s.allowed} | {s.help} |")
-    return "\n".join(rows)

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from text_helpers import VIT_H, text_model
 
 from lib_oms.embedded.make import write_untrained
+from lib_oms.errors import SettingError
 from lib_oms.module import OMSModule
 from lib_oms.openclip import find_tower
 
@@ -535,6 +536,29 @@ def test_a_file_whose_name_is_not_utf8_is_listed_and_breaks_nothing(webui: WebUI
     assert "caf\ufffd" not in offer.choices()
     with pytest.raises(RequestFailed, match="is not UTF-8; rename it"):
         webui.txt2img(True, "caf\ufffd")
+
+
+HOSTILE = ["", "..", "/etc/passwd", "//host/share", "C:\\x", "CON", "nul\0", "x" * 10_000, "\ud800", f"x [{'0' * 10}]"]
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, f"../{MODULE}", f"{MODULE}/../{MODULE}", f"{MODULE}.safetensors"])
+def test_the_name_of_a_module_is_only_looked_up(webui: WebUI, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """It never reaches the file system: no path is made that holds anything of it."""
+    from lib_oms.webui import offer
+
+    asked = []
+
+    def watched(real: Any) -> Any:
+        return lambda path, *args, **kwargs: asked.append(str(path)) or real(path, *args, **kwargs)
+
+    for function in ("stat", "lstat", "scandir"):
+        monkeypatch.setattr(os, function, watched(getattr(os, function)))
+    for look_up in (lambda: offer.check(name), lambda: offer.choose(name, "oms-demo")):
+        with pytest.raises(SettingError, match="there is no OMS module named") as caught:
+            look_up()
+        assert len(str(caught.value)) < 1000
+    assert asked
+    assert not any(part in path for path in asked for part in ("passwd", "//host", "xxxx", "CON", ".."))
 
 
 @pytest.mark.parametrize(("written", "meant"), [("[night:day:0.3]", "day"), ("[night:day:0.4]", "night")])

@@ -1,4 +1,4 @@
-"""Finding modules on disk by their headers, and looking names up among them."""
+"""Finding modules on disk by their headers."""
 
 import io
 import json
@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lib_oms.errors import ModuleFileError, SettingError
-from lib_oms.library import find, fits, identify, scan
+from lib_oms.errors import ModuleFileError
+from lib_oms.library import fits, identify, scan
 from lib_oms.unet import OMSUNet, OMSUNetConfig
 
 CONFIG = {
@@ -238,32 +238,6 @@ def test_two_modules_of_one_name(tmp_path, modules):
     assert [entry.path.parent for entry in entries] == [first, second]
     assert entries[0].problem is None
     assert f"has the same name as {first / 'm.safetensors'}; rename one" in entries[1].problem
-    assert find("m", [first, second]).path == first / "m.safetensors"
-
-
-def test_find_looks_names_up(tmp_path, modules):
-    modules[1024].save_pretrained(tmp_path / "sub" / "m.safetensors")
-    (tmp_path / "broken.safetensors").write_bytes(b"")
-
-    assert find("sub/m", [tmp_path]).path == tmp_path / "sub" / "m.safetensors"
-    with pytest.raises(ModuleFileError, match=r"OMS model 'broken' cannot be used: .*is empty"):
-        find("broken", [tmp_path])
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["", "m", "../sub/m", "sub/../sub/m", "sub/m.safetensors", "/etc", "C:\\x", "CON", "nul\0", "x" * 10_000, None],
-)
-def test_anything_else_is_refused_alike(tmp_path, modules, name):
-    modules[1024].save_pretrained(tmp_path / "sub" / "m.safetensors")
-    with pytest.raises(SettingError, match=r"OMS model .* is not known; allowed are 'sub/m'$") as caught:
-        find(name, [tmp_path])
-    assert len(str(caught.value)) < 300
-
-
-def test_find_in_nothing_says_what_to_do(tmp_path):
-    with pytest.raises(SettingError, match="no usable OMS module was found: put one in the models folder"):
-        find("m", [tmp_path])
 
 
 def write_large(folder: Path, count: int) -> str:
