@@ -14,7 +14,9 @@ class OMSError(ValueError):
     """Anything One More Step refuses or fails at, in words a person can act on."""
 
     def __str__(self) -> str:
-        return readable(super().__str__())
+        # By these words Forge Neo (is_oom) knows errors of its own sampling: it then synchronizes a GPU, which ends a
+        # server that has none. They may have come from an error that a message quotes, a file's name or a request.
+        return re.sub("(out) (of) (memory)", r"\1-\2-\3", readable(super().__str__()), flags=re.IGNORECASE)
 
 
 class ModuleFileError(OMSError):

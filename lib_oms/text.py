@@ -233,6 +233,18 @@ def holds_encoder(folder: Path, kind: str) -> bool:
     return _prefix(folder, kind) is not None
 
 
+def without_tokenizer(folder: Path, kind: str) -> list[Path]:
+    """The folders in `folder` that hold the weights of a text encoder of this kind, where only tokenizers are missing;
+    empty where more is missing, or nothing.
+    """
+    if not holds_encoder(folder, kind):
+        for prefix in _PREFIXES:
+            parts = [folder / f"{prefix}text_encoder{part}" for part in _PARTS[kind]]
+            if all(map(weights_name, parts)):
+                return parts
+    return []
+
+
 def encoder_width(folder: Path, kind: str) -> int:
     """D of the text encoder of this kind that `folder` holds, told by its files' headers.
 

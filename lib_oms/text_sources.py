@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,8 +25,15 @@ from lib_oms.header import FLOATS, file_stamp, read_header
 from lib_oms.library import TEXT_ENCODERS_FOLDER, ModuleEntry, describe, own_folder
 from lib_oms.module_files import read_json
 from lib_oms.openclip import CHECKPOINT_PREFIX, TURBO_PREFIX, TextTower, find_tower
-from lib_oms.text import OpenCLIPEncoder, TextEncoder, encoder_width, holds_encoder, load_text_encoder
-from lib_oms.text_files import build_model, load_tokenizer
+from lib_oms.text import (
+    OpenCLIPEncoder,
+    TextEncoder,
+    encoder_width,
+    holds_encoder,
+    load_text_encoder,
+    without_tokenizer,
+)
+from lib_oms.text_files import build_model, load_tokenizer, model_width
 
 _PAD = "!"  # token 0, with which SD2.x's tokenizer fills up
 
@@ -35,13 +43,14 @@ class LoadedModel:
     """The text tower of a model that the host holds: its tensors by name, without any LoRA's changes.
 
     The names are OpenCLIP's, or transformers' where `config` is the text model's own. Tensors are asked for one at a
-    time.
+    time, after one call of `fetch`.
     """
 
     name: str
     shapes: Mapping[str, tuple[int, ...]]
     tensor: Callable[[str], Tensor]
     config: Mapping[str, Any] | None = None
+    fetch: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -109,7 +118,8 @@ class Finder:
         if source is None:
             if (kind, width) not in self._tried:
                 self._tried[kind, width] = _shared_places(kind, width, self._places)
-            raise ModuleFileError(_nowhere(entry, [str(own), *self._tried[kind, width]]))
+            lonely = _without_tokenizer(own, kind, width, self._places)
+            raise ModuleFileError(_nowhere(entry, lonely, [str(own), *self._tried[kind, width]]))
         return source
 
 
@@ -219,29 +229,36 @@ def _from_openclip(width: int, places: Places) -> TextSource | None:
     return None
 
 
-def _from_loaded(loaded: LoadedModel, width: int, places: Places) -> TextSource | None:
-    config, names = loaded.config, list(loaded.shapes)
+class _Tower(NamedTuple):
+    """How to read a loaded model's text tower: its config, its tensors' names, and how to get some of them."""
 
-    def read(wanted: list[str]) -> Iterable[tuple[str, Tensor]]:
-        return ((name, loaded.tensor(name)) for name in wanted)
+    config: Mapping[str, Any]
+    names: list[str]
+    read: Callable[[list[str]], Iterable[tuple[str, Tensor]]]
 
-    if config is None:
-        tower = find_tower(loaded.shapes, "")
-        if tower is None:
-            return None
-        config, names = tower.config, tower.names()
 
-        def read(wanted: list[str]) -> Iterable[tuple[str, Tensor]]:
-            return tower.read(wanted, loaded.tensor)
-
-    tokenizer = find_tokenizer(config["vocab_size"], places)
-    if config["hidden_size"] != width or tokenizer is None:
+def _loaded_tower(loaded: LoadedModel) -> _Tower | None:
+    if loaded.config is not None:
+        return _Tower(
+            loaded.config, list(loaded.shapes), lambda wanted: ((name, loaded.tensor(name)) for name in wanted)
+        )
+    tower = find_tower(loaded.shapes, "")
+    if tower is None:
         return None
-    return TextSource(
-        "openclip",
-        f"the loaded model {loaded.name}",
-        lambda dtype: _build(config, names, read, tokenizer(), dtype, loaded.name),
-    )
+    return _Tower(tower.config, tower.names(), lambda wanted: tower.read(wanted, loaded.tensor))
+
+
+def _from_loaded(loaded: LoadedModel, width: int, places: Places) -> TextSource | None:
+    tower = _loaded_tower(loaded)
+    tokenizer = None if tower is None else find_tokenizer(tower.config["vocab_size"], places)
+    if tower is None or tower.config["hidden_size"] != width or tokenizer is None:
+        return None
+
+    def load(dtype: torch.dtype | None) -> TextEncoder:
+        loaded.fetch()
+        return _build(tower.config, tower.names, tower.read, tokenizer(), dtype, loaded.name)
+
+    return TextSource("openclip", f"the loaded model {loaded.name}", load)
 
 
 def _checkpoint_loader(
@@ -342,9 +359,37 @@ def _shared_places(kind: str, width: int, places: Places) -> list[str]:
     return tried
 
 
-def _nowhere(entry: ModuleEntry, tried: list[str]) -> str:
+def _without_tokenizer(own: Path, kind: str, width: int, places: Places) -> tuple[str, Path] | None:
+    """What would serve if it had a tokenizer (a folder's weights, the loaded model, a checkpoint), and where that would
+    be found.
+    """
+    for folder in (own, *(root / TEXT_ENCODERS_FOLDER / kind for root in places.folders)):
+        parts = without_tokenizer(folder, kind)
+        with suppress(ModuleFileError):
+            if parts and sum(map(model_width, parts)) == width:
+                put = parts[0].with_name(parts[0].name.replace("text_encoder", "tokenizer"))
+                return " and ".join(map(str, parts)), put
+    if kind != "openclip" or not places.folders:
+        return None
+    put = places.folders[0] / TEXT_ENCODERS_FOLDER / kind / "tokenizer"
+    tower = None if places.loaded is None else _loaded_tower(places.loaded)
+    if tower is not None and tower.config["hidden_size"] == width:
+        return f"the loaded model {places.loaded.name}", put
+    towers = ((path, checkpoint_tower(path)) for path in checkpoint_files(places.checkpoints))
+    return next(((str(path), put) for path, tower in towers if tower is not None and tower.width == width), None)
+
+
+def _nowhere(entry: ModuleEntry, lonely: tuple[str, Path] | None, tried: list[str]) -> str:
     kind = entry.text_encoder
     repositories = catalogue.TEXT_ENCODERS[kind].repositories
+    if lonely is not None:
+        where, put = lonely
+        return (
+            f"the OMS module {entry.name!r} needs its text encoder ({kind}), and only its tokenizer is missing: "
+            f"{where} holds the text encoder. Press Download in the accordion, run `python -m lib_oms download "
+            f"text-encoder-{kind}`, or put vocab.json and merges.txt out of the folder tokenizer of one of "
+            f"{', '.join(repositories)} into {put}. Looked for in {', '.join(tried)}"
+        )
     instead = ", put any SD2.x checkpoint (.safetensors) among the WebUI's models" if kind == "openclip" else ""
     return (
         f"the OMS module {entry.name!r} needs its text encoder ({kind}): press Download in the accordion or run "

@@ -31,6 +31,7 @@ SIZE = 64
 WATCHER = '''
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 import torch
@@ -140,13 +141,18 @@ class Watcher(scripts.Script):
         self.put_back(model)  # a request that failed did not
         if not state:
             return
-        model.kept_by_watcher = model.alphas_cumprod, model.oms_latents
+        model.kept_by_watcher = model.alphas_cumprod, model.oms_latents, model.is_sdxl
         if state == "zero terminal snr":
             root = model.alphas_cumprod.sqrt()
             root = (root - root[-1]) * root[0] / (root[0] - root[-1])
             model.alphas_cumprod = torch.cat([root[:-1] ** 2, torch.tensor([4.8973451890853435e-08])])
         if state == "unknown latents":
             model.oms_latents = None
+        if state == "flow predictor":  # as Forge Neo gives an SDXL whose file is named "rectified"
+            predictor = SimpleNamespace(prediction_type="const")
+            model.oms_latents = None
+            model.is_sdxl = True
+            model.forge_objects = SimpleNamespace(unet=SimpleNamespace(model=SimpleNamespace(predictor=predictor)))
         if state.startswith("latents "):  # as another checkpoint, of another family, would declare
             model.oms_latents = state.partition(" ")[2]
 
@@ -164,8 +170,8 @@ class Watcher(scripts.Script):
 
     def put_back(self, model):
         if getattr(model, "kept_by_watcher", None):
-            model.alphas_cumprod, model.oms_latents = model.kept_by_watcher
-            model.kept_by_watcher = None
+            model.alphas_cumprod, model.oms_latents, model.is_sdxl = model.kept_by_watcher
+            model.kept_by_watcher = model.forge_objects = None
 '''
 
 

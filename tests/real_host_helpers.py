@@ -142,6 +142,7 @@ class RealWebUI(WebUI):
         own = webui / "config.json"
         kept = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {}
         kept["live_previews_enable"] = False  # which hosts download a network for
+        kept.setdefault("VERSION_UID", "PY313")  # without it Forge Neo takes this for an old one's, and asks to go on
         settings.write_text(json.dumps(kept), encoding="utf-8")
         arguments = [
             *("--api", "--port", str(port), "--oms-models-dir", str(models)),

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -344,6 +345,10 @@ def test_sources_in_their_order(tmp_path, trained, checkpoint, monkeypatch):
                   f"1 checkpoints in {checkpoint.parent.parent}"):
         assert words in str(caught.value)
 
+    # That only the tokenizer is missing, for which checkpoint and of how many tokens, and where it could lie.
+    assert f"only its tokenizer is missing: {checkpoint} holds the text encoder" in str(caught.value)
+    assert str(models / "text_encoders" / "openclip" / "tokenizer") in str(caught.value)
+
     write_tokenizer(models / "m" / "oms_tokenizer", "!")
     assert find_source(entry, places).where == str(checkpoint)
 
@@ -359,6 +364,33 @@ def test_sources_in_their_order(tmp_path, trained, checkpoint, monkeypatch):
     assert find_source(entry, places).where == str(models / "m")
     module = OMSModule.from_pretrained(models / "m", text_encoder=find_source(entry, places))
     assert module.text_encoder.encode(["x"]).shape == (1, 77, WIDTH)
+
+
+def test_a_folder_that_lacks_its_tokenizer_alone_says_so(tmp_path, trained):
+    entry = published(tmp_path)
+    shared = write_encoder(tmp_path / "text_encoders" / "openclip", trained)
+    shutil.rmtree(shared / "tokenizer")
+    with pytest.raises(ModuleFileError, match="only its tokenizer is missing") as caught:
+        find_source(entry, Places((tmp_path,)))
+    assert f"{shared / 'text_encoder'} holds the text encoder" in str(caught.value)
+
+
+def test_a_loaded_model_is_fetched_once_for_all_its_tensors(tmp_path, trained):
+    """Forge moves it to the device and takes LoRAs off, which takes time with each of the hundreds of tensors."""
+    state, fetched = dict(trained.state_dict()), []
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+    def tensor(name):
+        assert fetched, "read before it was fetched"
+        return state[name]
+
+    loaded = LoadedModel("sd2", shapes, tensor, trained.config.to_dict(), fetch=lambda: fetched.append(1))
+    places = Places((tmp_path,), tokenizers=(write_tokenizer(tmp_path / "t", "!"),), loaded=loaded)
+    source = find_source(published(tmp_path), places)
+    assert fetched == []
+    for times in (1, 2):  # it may have been sent away between
+        source.load(None)
+        assert len(fetched) == times
 
 
 def test_another_width_is_no_source(tmp_path, trained, checkpoint):

@@ -70,7 +70,7 @@ def latents_of(model: Any) -> str | None:
     declared = getattr(model, "oms_latents", None)
     if declared is not None:
         return declared
-    if _is_flow(model):
+    if is_flow(model) or _channels(model) not in (None, 4):
         return None
     if getattr(model, "is_sdxl", False):
         latents = "sdxl"
@@ -84,13 +84,15 @@ def latents_of(model: Any) -> str | None:
 
 def without_latents(model: Any) -> str:
     """Why `latents_of` knows none for a loaded model, in words."""
-    if _is_flow(model):
+    if is_flow(model):
         return "the loaded model is a flow model: it begins at pure noise, where nothing is left to mend"
     return "the loaded model has other latents than SD1.x or SD2.x or SDXL"
 
 
-def _is_flow(model: Any) -> bool:
-    """Forge's model_type says EPS even for flow models; their predictor tells the truth. In reForge a script can make
+def is_flow(model: Any) -> bool:
+    """Whether a loaded model predicts flow: its schedule begins at pure noise, so nothing is left for the step to do.
+
+    Forge's model_type says EPS even for flow models; their predictor tells the truth. In reForge a script can make
     the loaded model sample as a flow model: what it puts over the model's own schedule is a CONST (model_sampling.py).
     """
     unet = getattr(getattr(model, "forge_objects", None), "unet", None)
@@ -101,9 +103,18 @@ def _is_flow(model: Any) -> bool:
     return any(cls.__name__ == "CONST" for cls in type(replaced).__mro__)
 
 
+def _latent_format(model: Any) -> Any:
+    """Forge's description of a loaded model's latents; None in hosts that have none."""
+    return getattr(getattr(model, "model_config", None), "latent_format", None)
+
+
+def _channels(model: Any) -> int | None:
+    """Forge Neo's Mugen says is_sdxl and has 32."""
+    return getattr(_latent_format(model), "latent_channels", None)
+
+
 def _scale_factor(model: Any) -> float | None:
-    latent_format = getattr(getattr(model, "model_config", None), "latent_format", None)
-    for holder in (latent_format, model):
+    for holder in (_latent_format(model), model):
         scale = getattr(holder, "scale_factor", None)
         if isinstance(scale, (int, float)) or (isinstance(scale, Tensor) and scale.numel() == 1):
             return float(scale)
@@ -215,9 +226,10 @@ def checkpoint_places(model: Any) -> list[Path]:
 
 
 def tokenizer_folders() -> list[Path]:
-    """Tokenizers that a host brings along: Forge has SD2.1's."""
-    bundled = Path(paths.script_path) / "backend/huggingface/stabilityai/stable-diffusion-2-1/tokenizer"
-    return [bundled] if bundled.is_dir() else []
+    """Tokenizers that a host brings along: Forge has SD2.1's, Forge Neo SDXL's second, which is the same."""
+    bundled = Path(paths.script_path) / "backend/huggingface/stabilityai"
+    folders = (bundled / "stable-diffusion-2-1/tokenizer", bundled / "stable-diffusion-xl-base-1.0/tokenizer_2")
+    return [folder for folder in folders if folder.is_dir()]
 
 
 def compute_device() -> torch.device:

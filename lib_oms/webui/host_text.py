@@ -36,16 +36,26 @@ class HostTower(TextTower):
         tokenizer: a fast CLIP tokenizer with the pad token that belongs to the network.
         width: of its hidden states.
         vocab_size: how many tokens it knows.
+        device: tells where it computes, if that need not be where its first weight lies.
     """
 
-    def __init__(self, network: nn.Module, run: Run, tokenizer: Any, width: int, vocab_size: int) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        run: Run,
+        tokenizer: Any,
+        width: int,
+        vocab_size: int,
+        device: Callable[[], torch.device] | None = None,
+    ) -> None:
         super().__init__(tokenizer, width, vocab_size)
         self._network = weakref.ref(network)
         self._run = run
+        self._device = device
 
     @property
     def device(self) -> torch.device:
-        return memory.network_device(self._network())
+        return memory.network_device(self._network()) if self._device is None else self._device()
 
     def states(self, ids: Tensor) -> Tensor:
         return self._run(self._network(), ids).float()
@@ -120,10 +130,17 @@ def _of_forge(model: Any) -> HostTextEncoder | None:
     original = getattr(getattr(model, "forge_objects_original", None), "clip", None)
     if None in (*engines, original) or memory.manager is None:
         return None
+    of_model = weakref.ref(model)
+
+    def device() -> torch.device:
+        """When memory is short some weights wait in RAM; the host's layers fetch them to where their input is."""
+        return of_model().forge_objects_original.clip.patcher.load_device
+
     towers = []
     for engine in engines:
         network = engine.text_encoder.transformer
-        towers.append(_transformers_tower(network, _fast(engine.tokenizer, engine.id_pad)))
+        config, tokenizer = network.config, _fast(engine.tokenizer, engine.id_pad)
+        towers.append(HostTower(network, _run_forge, tokenizer, config.hidden_size, config.vocab_size, device))
     return HostTextEncoder(model, towers, fetch_clip)
 
 
@@ -178,7 +195,21 @@ def _run_ldm_patched(network: nn.Module, ids: Tensor) -> Tensor:
 
 
 def _run_transformers(network: nn.Module, ids: Tensor) -> Tensor:
-    return network(input_ids=ids, output_hidden_states=True).hidden_states[-2]
+    # The network's own position_ids is a buffer, which Forge leaves behind when it moves weights.
+    positions = torch.arange(ids.shape[-1], device=ids.device)[None]
+    return network(input_ids=ids, position_ids=positions, output_hidden_states=True).hidden_states[-2]
+
+
+def _run_forge(network: nn.Module, ids: Tensor) -> Tensor:
+    """With the embeddings in float32, as the host itself turns them to for good each time it encodes (backend/
+    text_processing/classic_engine.py, encode_with_transformers). It has not done so yet where the main prompt's
+    conditioning is still known from before the model was loaded.
+    """
+    embeddings = network.text_model.embeddings
+    with torch.inference_mode():  # as there: else weights that were made under it could not be changed
+        embeddings.token_embedding.to(torch.float32)
+        embeddings.position_embedding.to(torch.float32)
+    return _run_transformers(network, ids)
 
 
 def _run_open_clip(embedder: nn.Module, ids: Tensor) -> Tensor:

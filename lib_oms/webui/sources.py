@@ -57,12 +57,14 @@ def _of_forge(model: Any, name: str) -> LoadedModel | None:
     if not isinstance(network, nn.Module) or not hasattr(network, "config"):
         return None
 
-    def tensor(name: str) -> torch.Tensor:
+    def fetch() -> None:
         host_text.fetch_clip(model)  # where a LoRA is active, this puts the model's own weights back
+
+    def tensor(name: str) -> torch.Tensor:
         return network.get_parameter(name).detach()
 
     shapes = {name: tuple(value.shape) for name, value in network.named_parameters()}
-    return LoadedModel(name, shapes, tensor, network.config.to_dict())
+    return LoadedModel(name, shapes, tensor, network.config.to_dict(), fetch)
 
 
 def _without_lora(tower: nn.Module) -> dict[str, torch.Tensor]:
