@@ -1,11 +1,16 @@
 """The project's commands: `python -m nox -s demo`, `python -m nox -s tests`, `python -m nox -s lint`.
 
-Each runs in an environment of its own. Tests run under the pins of two WebUI hosts (requirements/*.txt) and, for the
+Each runs in an environment of its own. Tests run under the pins of three WebUI hosts (requirements/*.txt) and, for the
 library part, under the newest diffusers and transformers.
+
+Forge Neo runs Python 3.13 with torch 2.11.0. `python3.13 -m nox -s "tests(neo)"` has both; on any other Python its
+remaining pins are tested with TORCH, which says so. OMS_TORCH names another torch in pip's words, such as
+`--index-url https://download.pytorch.org/whl/cpu torch==2.11.0` where the one from PyPI would be 3 GB for a GPU.
 """
 
 import os
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -14,6 +19,9 @@ from pathlib import Path
 import nox
 
 TORCH = "torch==2.13.0"
+NEO_PYTHON, NEO_TORCH = (3, 13), "torch==2.11.0"
+LAST = {"neo": ["fastapi==0.127.1", "starlette==0.50.0", "annotated-doc==0.0.4", "Pillow==12.2.0"]}
+"""What a host has over the limits of others (our own for fastapi, gradio's for Pillow): installed when all else is."""
 nox.options.sessions = ["tests"]
 nox.options.default_venv_backend = "venv"
 
@@ -25,31 +33,47 @@ AFTERWARDS = {
 }
 
 
-def install(session: nox.Session, extra: str, host: str | None) -> None:
+def version(session: nox.Session) -> tuple[int, ...]:
+    """Of the session's Python, such as (3, 11)."""
+    told = session.run_install("python", "-c", "import sys; print(*sys.version_info[:2])", silent=True)
+    return tuple(map(int, str(told).split()))
+
+
+def install(session: nox.Session, extra: str, host: str | None, torch: str = TORCH) -> None:
     """Installs the project with a host's pins; torch first, so that no resolver picks another build of it."""
     pins = ["-c", f"requirements/{host}.txt"] if host else []
-    session.install(TORCH)
+    session.install(*shlex.split(os.environ.get("OMS_TORCH", torch)))
     session.install("-e", f".[{extra}]", *pins)
+    if host in LAST:
+        session.install("--no-deps", *LAST[host])
 
 
 @nox.session
 def demo(session: nox.Session) -> None:
     """Serves the miniature WebUI and prints its address; `-- --once` makes one pair of pictures and ends."""
-    install(session, "demo", "forge")
+    install(session, "demo", "neo" if version(session) >= NEO_PYTHON else "forge")
     session.run("python", "-m", "demo", *session.posargs)
 
 
 @nox.session
-@nox.parametrize("host", ["a1111", "forge", "latest"], ids=["a1111", "forge", "latest"])
+@nox.parametrize("host", ["a1111", "forge", "neo", "latest"], ids=["a1111", "forge", "neo", "latest"])
 def tests(session: nox.Session, host: str) -> None:
     """Runs the tests; whatever follows `--` is handed to pytest. Slow tests run under one host's pins only."""
+    python = version(session)
+    if host in ("a1111", "forge") and python >= NEO_PYTHON:
+        session.skip("its pins are older than Python 3.13, and have no files for it")
+    if host == "neo" and python < (3, 11):
+        session.skip("its numpy has no files for Python 3.10")
     if host == "latest":
         install(session, "test-library", None)
     else:
-        install(session, "demo,test", host)
+        if host == "neo" and python != NEO_PYTHON:
+            session.warn(f"Forge Neo runs Python 3.13 with {NEO_TORCH}: python3.13 -m nox -s 'tests(neo)' has both")
+        install(session, "demo,test", host, NEO_TORCH if host == "neo" and python == NEO_PYTHON else TORCH)
         if not (shutil.which("chromium") or os.environ.get("CHROMIUM")):
             session.warn("chromium is missing: the tests in a browser will be skipped (apt-get install chromium)")
-    chosen = session.posargs or (["-m", ""] if host == "forge" else [])
+    slow = "neo" if python >= NEO_PYTHON else "forge"
+    chosen = session.posargs or (["-m", ""] if host == slow else [])
     session.run("python", "-m", "pytest", *chosen)
 
 
