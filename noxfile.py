@@ -20,7 +20,7 @@ import nox
 
 TORCH = "torch==2.13.0"
 NEO_PYTHON, NEO_TORCH = (3, 13), "torch==2.11.0"
-LAST = {"neo": ["fastapi==0.127.1", "starlette==0.50.0", "annotated-doc==0.0.4", "Pillow==12.2.0"]}
+LAST = {"neo": ["fastapi==0.127.1", "starlette==0.50.0", "annotated-doc", "Pillow==12.2.0"]}
 """What a host has over the limits of others (our own for fastapi, gradio's for Pillow): installed when all else is."""
 nox.options.sessions = ["tests"]
 nox.options.default_venv_backend = "venv"
