@@ -46,6 +46,14 @@ def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
 def _default_options(webui: WebUI) -> Iterator[None]:
     yield
     webui.options(**DEFAULTS)
+    set_folders(DEFAULTS["oms_module_folders"])
+
+
+def set_folders(value: Any) -> None:
+    """As the settings page does: no API client may."""
+    from modules import shared  # of the running host
+
+    shared.opts.set("oms_module_folders", value)
 
 
 def components(webui: WebUI) -> dict[str, dict[str, Any]]:
@@ -113,7 +121,7 @@ def test_modules_in_an_added_folder_are_found_without_a_restart(webui: WebUI, tm
         shutil.copytree(webui_models(webui) / NAME / part, folder / "added" / part)
     with pytest.raises(RequestFailed, match="no OMS module named 'added'"):
         webui.txt2img(True, "added", **QUICK)
-    webui.options(oms_module_folders=f'\n  "{folder}"  \n{tmp_path / "is not there"}\n')
+    set_folders(f'\n  "{folder}"  \n{tmp_path / "is not there"}\n')
     assert "OMS model: added [" in webui.txt2img(True, "added", **QUICK).infotext
 
 
@@ -135,7 +143,7 @@ def webui_models(webui: WebUI) -> Path:
 @pytest.mark.parametrize("folders", ["\0", "\n\n", "/", "~nobody/x", "x" * 5000])
 def test_folders_that_cannot_be_harm_nothing(webui: WebUI, folders: str) -> None:
     if folders != "/":  # reading a whole disk is what was asked for then
-        webui.options(oms_module_folders=folders)
+        set_folders(folders)
     assert "OMS: True" in webui.txt2img(True, **QUICK).infotext
 
 
@@ -178,7 +186,8 @@ def test_a_module_that_fails_halfway_leaves_the_noise_alone(webui: WebUI, tmp_pa
         metadata = file.metadata()
     save_file({name: tensor * torch.nan for name, tensor in load_file(weights).items()}, weights, metadata)
     plain = webui.txt2img(**QUICK)
-    webui.options(oms_module_folders=str(tmp_path), oms_on_failure="continue without it")
+    set_folders(str(tmp_path))
+    webui.options(oms_on_failure="continue without it")
     made = webui.txt2img(True, "x-nan", **QUICK)
     assert "NaN" in made.infotext
     assert made.pixels == plain.pixels
@@ -198,7 +207,8 @@ def test_readers_of_the_options_survive_nonsense(webui: WebUI) -> None:
     for policy in options.MEMORY_POLICIES:
         webui.options(oms_memory_policy=policy)
         assert options.memory_policy() == policy
-    webui.options(oms_memory_policy=["x"], oms_module_folders=7, oms_paste_unticks="x")
+    set_folders(7)
+    webui.options(oms_memory_policy=["x"], oms_paste_unticks="x")
     assert options.memory_policy() == options.KEEP_IN_RAM
     assert options.module_folders() == []
     assert options.paste_unticks()

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -78,6 +79,25 @@ def options_section(section: tuple, options: dict[str, OptionInfo]) -> dict[str,
     return options
 
 
+@dataclass(frozen=True)
+class OptionsCategory:
+    id: str
+    label: str
+
+
+class OptionsCategories:
+    """What the host's settings page groups its sections under; this page shows them without."""
+
+    def __init__(self) -> None:
+        self.mapping: dict[str, OptionsCategory] = {}
+
+    def register_category(self, category_id: str, label: str) -> str:
+        self.mapping.setdefault(category_id, OptionsCategory(category_id, label))
+        return category_id
+
+
+categories = OptionsCategories()
+
 _FIELDS = {"data_labels", "data"}
 
 
@@ -96,13 +116,28 @@ class Options:
             super().__setattr__(key, value)
             return
         if key in self.data or key in self.data_labels:
-            if cmd_opts.freeze_settings:
-                raise RuntimeError("changing settings is disabled")
             info = self.data_labels.get(key)
+            self._refuse_where_locked(key, info)
             if info is None or not info.do_not_save:
                 self.data[key] = value
             return
         super().__setattr__(key, value)
+
+    @staticmethod
+    def _refuse_where_locked(key: str, info: OptionInfo | None) -> None:
+        def named(option: str | None) -> list[str]:
+            return [name.strip() for name in (option or "").split(",")]
+
+        arguments = info.component_args if info is not None else None
+        hidden = isinstance(arguments, dict) and not arguments.get("visible", True)
+        section = info.section[0] if info is not None and info.section else None
+        if (
+            hidden
+            or cmd_opts.freeze_settings
+            or key in named(cmd_opts.freeze_specific_settings)
+            or section in named(cmd_opts.freeze_settings_in_sections)
+        ):
+            raise RuntimeError(f"changing {key} is disabled")
 
     def __getattr__(self, item: str) -> Any:
         if item in _FIELDS:

@@ -2,7 +2,11 @@
 
 import gradio as gr
 from modules import shared_items
-from modules.options import OptionInfo, options_section
+from modules.options import OptionInfo, categories, options_section
+
+categories.register_category("saving", "Saving images")
+categories.register_category("sd", "Stable Diffusion")
+categories.register_category("ui", "User Interface")
 
 
 def templates() -> dict[str, OptionInfo]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lib_oms.settings import json_schema
+from lib_oms.webui import host
 
 SETTINGS_PATH = "/oms/v1/settings"
 
@@ -14,4 +15,14 @@ def register(demo: Any, app: Any) -> None:
 
     Without models of pydantic, whose two generations declare them differently.
     """
-    app.add_api_route(SETTINGS_PATH, json_schema, methods=["GET"], response_model=None, summary="Settings' JSON schema")
+    guards = host.api_guards(app)
+    if guards is None:
+        return
+    app.add_api_route(
+        SETTINGS_PATH,
+        json_schema,
+        methods=["GET"],
+        response_model=None,
+        summary="Settings' JSON schema",
+        dependencies=guards,
+    )

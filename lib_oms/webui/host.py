@@ -121,6 +121,17 @@ def _scale_factor(model: Any) -> float | None:
     return None
 
 
+def api_guards(app: Any) -> list[Any] | None:
+    """What the host's own routes ask for before they answer, by FastAPI's `dependencies`: the password of --api-auth.
+
+    None where there is a password, but no route of the host's to learn it from, as without --api.
+    """
+    for route in app.routes:
+        if getattr(route, "path", "").startswith("/sdapi/v1/"):
+            return list(getattr(route, "dependencies", ()))
+    return None if getattr(shared.cmd_opts, "api_auth", None) else []
+
+
 def own_args(p: Any) -> Sequence[Any]:
     """What a request gives to our script, wherever in the list of all scripts' arguments it stands."""
     for script in getattr(p.scripts, "alwayson_scripts", []):

@@ -13,7 +13,8 @@ import gradio as gr
 from modules import shared
 from modules.options import OptionInfo, options_section
 
-SECTION = ("one_more_step", "One More Step")
+SECTION = ("one_more_step", "One More Step", "sd")
+"""Identifier, title, and the host's category "Stable Diffusion" (modules/shared_options.py)."""
 
 STOP = "stop the request"
 CONTINUE = "continue without it"
@@ -27,7 +28,12 @@ MEMORY_POLICIES = (KEEP_ON_DEVICE, KEEP_IN_RAM, DROP)
 def _all() -> dict[str, OptionInfo]:
     return {
         "oms_module_folders": OptionInfo(
-            "", "Folders with OMS modules", gr.Textbox, {"lines": 2, "placeholder": "one folder per line"}
+            "",
+            "Folders with OMS modules",
+            gr.Textbox,
+            # Hosts let nobody set an option that is not visible.
+            {"lines": 2, "placeholder": "one folder per line", "visible": not _locked("oms_module_folders")},
+            restrict_api=True,  # reading a folder, such as one of another machine, is no client's to ask for
         ).info("besides models/OMS, the extension's own folder and --oms-models-dir"),
         "oms_on_failure": OptionInfo(STOP, "When OMS fails", gr.Radio, {"choices": [STOP, CONTINUE]}).info(
             "a picture made without it says so in its infotext and on the page"
@@ -39,6 +45,18 @@ def _all() -> dict[str, OptionInfo]:
             True, "Pasting the infotext of a picture made without One More Step unticks it"
         ),
     }
+
+
+def _locked(name: str) -> bool:
+    """Whether the WebUI was started so that nobody may set this option, or any folder at all."""
+    arguments = shared.cmd_opts
+    sections, names = (
+        [part.strip() for part in (getattr(arguments, argument, None) or "").split(",")]
+        for argument in ("freeze_settings_in_sections", "freeze_specific_settings")
+    )
+    if getattr(arguments, "hide_ui_dir_config", False) or getattr(arguments, "freeze_settings", False):
+        return True
+    return SECTION[0] in sections or name in names
 
 
 def register() -> None:

@@ -5,13 +5,15 @@ import datetime
 import io
 import time
 from contextlib import closing
+from secrets import compare_digest
 from typing import Any
 
 import gradio as gr
-from fastapi import Body, FastAPI, Request
+from fastapi import Body, Depends, FastAPI, Request
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import HTTPException
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from modules import (
     errors,
     images,
@@ -76,6 +78,7 @@ def api_middleware(app: FastAPI) -> None:
 class Api:
     def __init__(self, app: FastAPI) -> None:
         self.app = app
+        self.passwords = dict(pair.split(":") for pair in (shared.cmd_opts.api_auth or "").split(",") if pair)
         api_middleware(app)
         for method, path, endpoint in (
             ("POST", "txt2img", self.text2imgapi),
@@ -94,9 +97,20 @@ class Api:
             ("GET", "scripts", self.get_scripts_list),
             ("GET", "script-info", self.get_script_info),
         ):
-            app.add_api_route(f"/sdapi/v1/{path}", endpoint, methods=[method], response_model=None)
+            self.add_api_route(f"/sdapi/v1/{path}", endpoint, methods=[method], response_model=None)
         self.default_script_args = self.init_default_script_args(scripts.scripts_txt2img)
         self.init_default_script_args(scripts.scripts_img2img)  # nothing uses them, but ui() runs, as in the host
+
+    def add_api_route(self, path: str, endpoint: Any, **more: Any) -> None:
+        """A route that asks for a password where --api-auth does."""
+        if self.passwords:
+            more["dependencies"] = [Depends(self.auth)]
+        self.app.add_api_route(path, endpoint, **more)
+
+    def auth(self, given: HTTPBasicCredentials = Depends(HTTPBasic())) -> None:  # noqa: B008 - FastAPI's way
+        password = self.passwords.get(given.username)
+        if password is None or not compare_digest(given.password.encode(), password.encode()):
+            raise HTTPException(401, "Incorrect username or password", {"WWW-Authenticate": "Basic"})
 
     @staticmethod
     def init_default_script_args(runner: scripts.ScriptRunner) -> list:
