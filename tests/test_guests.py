@@ -1,7 +1,6 @@
 """Beside other extensions that go their own ways: here one that, as ADetailer does, runs all scripts' hooks again."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from browser_helpers import host_style

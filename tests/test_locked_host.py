@@ -44,7 +44,6 @@ def test_our_route_asks_for_the_password_of_the_hosts_own(tmp_path: Path, page: 
             for path in (OWN, SETTINGS_PATH):
                 answer = requests.get(webui.url + path, auth=auth, timeout=60)
                 assert answer.status_code == 401, (path, auth)
-                assert "Basic" in answer.headers["www-authenticate"]
                 assert "guidance_scale" not in answer.text
         for path in (OWN, SETTINGS_PATH):
             assert requests.get(webui.url + path, auth=USER, timeout=60).status_code == 200

@@ -7,6 +7,7 @@ the same weights as .safetensors where it is a .ckpt of SD2.x.
 
 import base64
 import io
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import real_host_helpers
 import requests
 import torch
 from diffusers import DDIMScheduler
-from extension_helpers import SILENT, SIZE, STEPS, RequestFailed, WebUI
+from extension_helpers import SILENT, SIZE, STEPS, Made, RequestFailed, WebUI
 from module_helpers import tiny_psi, write_module
 from PIL import Image
 from real_host_helpers import LORA, LORA_SD2, RealWebUI
@@ -531,6 +532,119 @@ def test_real_img2img_and_inpainting_know_nothing_of_it(webui: WebUI) -> None:
         answer = requests.post(f"{webui.url}/sdapi/v1/img2img", json={**body, "height": SIZE}, timeout=300)
         assert answer.status_code == 200, answer.text
         assert "OMS" not in answer.json()["info"]
+
+
+# Other extensions, where they are installed
+
+
+def scripts_of(webui: WebUI, start: str) -> str:
+    """The full title of an always-on script for txt2img."""
+    if not isinstance(webui, RealWebUI):
+        pytest.skip("the miniature WebUI has no other extensions")
+    for name in webui.get("/sdapi/v1/scripts").json()["txt2img"]:
+        if name.startswith(start):
+            return name
+    pytest.skip(f"{start} is not installed")
+
+
+@pytest.fixture
+def adetailer(webui: WebUI) -> Iterator[dict[str, list]]:
+    """ADetailer's arguments: it refines what its first detector finds. By default it takes other scripts' hooks along
+    into its own passes only where it knows them; here all of them.
+    """
+    scripts_of(webui, "adetailer")
+    detectors = [name for name in webui.get("/adetailer/v1/ad_model").json()["ad_model"] if name.endswith(".pt")]
+    if not detectors:
+        pytest.skip("ADetailer has no detector")
+    webui.options(ad_only_selected_scripts=False)
+    yield {"ADetailer": [True, False, {"ad_model": detectors[0], "ad_mask_k": 1}]}
+    webui.options(ad_only_selected_scripts=True)
+
+
+def detailed(webui: WebUI, picture: str, adetailer: dict[str, list]) -> bytes:
+    """ADetailer's own passes alone, over a picture that is there: img2img, which the step is no part of."""
+    own = [True, True, *adetailer["ADetailer"][2:]]  # the second: refine the picture itself, skip img2img
+    body = {
+        **{"prompt": "a red circle", "init_images": [picture], "seed": 7, "steps": STEPS, "cfg_scale": 3},
+        **{"width": SIZE, "height": SIZE, "sampler_name": "Euler", "alwayson_scripts": {"ADetailer": {"args": own}}},
+    }
+    answer = requests.post(f"{webui.url}/sdapi/v1/img2img", json=body, timeout=600)
+    assert answer.status_code == 200, answer.text
+    return Made(answer.json()["images"], {}, []).pixels[0]
+
+
+def test_real_adetailers_own_passes_are_left_alone(webui: WebUI, adetailer: dict[str, list]) -> None:
+    oms = (True, "Automatic", "night", 2.0)
+    first = webui.txt2img(*oms, sampler_name="Euler")
+    both = webui.txt2img(*oms, sampler_name="Euler", scripts=adetailer)
+    assert both.pixels != first.pixels
+    assert both.pixels == [detailed(webui, first.images[0], adetailer)]
+    assert "OMS: True, " in both.infotext
+    assert "ADetailer model: " in both.infotext
+    assert len(both.seen) > 1  # the watcher was there in its passes, and so were we
+    assert torch.equal(both.seen[0].x, first.seen[0].x)
+
+    plain = webui.txt2img(sampler_name="Euler", scripts=adetailer)
+    off = webui.txt2img(False, "Automatic", "night", 2.0, sampler_name="Euler", scripts=adetailer)
+    assert off.images == plain.images
+    assert "OMS" not in off.infotext
+
+
+def test_real_adetailer_does_not_make_a_picture_without_the_step_say_that_it_had_it(
+    webui: WebUI, adetailer: dict[str, list]
+) -> None:
+    webui.options(oms_on_failure="continue without it")
+    try:
+        made = webui.txt2img(True, "lost", sampler_name="Euler", scripts=adetailer)
+    finally:
+        webui.options(oms_on_failure="stop the request")
+    assert "OMS skipped: " in made.infotext
+    assert "OMS: True" not in made.infotext
+
+
+def test_real_dynamic_prompts_give_each_picture_its_own(
+    webui: WebUI, adetailer: dict[str, list], module: OMSModule, alphas_cumprod: torch.Tensor
+) -> None:
+    """The step follows the prompt that was chosen for each picture; with ADetailer beside it, too."""
+    dynamic = {scripts_of(webui, "dynamic prompts"): [True]}
+    asked = {"prompt": "a {red|green|blue} {circle|square|star}", "n_iter": 2, "sampler_name": "Euler"}
+    for guests in (dynamic, {**dynamic, **adetailer}):
+        made = webui.txt2img(True, **asked, scripts=guests)
+        prompts = [text.partition("\n")[0] for text in made.info["infotexts"]]
+        assert len(set(prompts)) == 2
+        assert not any("{" in prompt for prompt in prompts)
+        first = [seen for seen in made.seen if seen.level == made.seen[0].level]
+        for i, (seen, prompt) in enumerate(zip(first, prompts, strict=True)):
+            noise = noise_of(webui, seed=7 + i)
+            assert_close(webui, seen.x, expected_latent(module, noise, prompt, seen.level, alphas_cumprod), prompt)
+        off = webui.txt2img(False, **asked, scripts=guests)
+        assert off.images == webui.txt2img(**asked, scripts=guests).images
+
+
+def test_real_xyz_plot_beside_adetailer(webui: WebUI, adetailer: dict[str, list]) -> None:
+    made = plot(webui, ("OMS guidance scale", "1, 2"), oms=(True, "Automatic", "night"), scripts=adetailer)
+    singles = [webui.txt2img(True, "Automatic", "night", scale, **quick({}), scripts=adetailer) for scale in (1.0, 2.0)]
+    assert made.pixels[1:] == [single.pixels[0] for single in singles]
+    for text, single in zip(cells(made), singles, strict=True):
+        assert text.partition("OMS: ")[2] == single.infotext.partition("OMS: ")[2] != ""
+
+
+def test_real_settings_stand_in_a_category(webui: WebUI) -> None:
+    if not isinstance(webui, RealWebUI):
+        pytest.skip("the miniature WebUI shows no categories")
+    shown = webui.get("/config").json()["components"]
+    (ours,) = [c["props"]["value"] for c in shown if '"oms_on_failure"' in str(c["props"].get("value", ""))] or [""]
+    if not ours:
+        pytest.skip("this WebUI does not tell its categories")
+    assert ["One More Step", "Stable Diffusion"] in json.loads(ours)["_categories"]
+    assert ["One More Step", "Uncategorized"] not in json.loads(ours)["_categories"]
+
+
+def test_no_api_client_chooses_where_modules_are_read(webui: WebUI) -> None:
+    before = webui.get("/sdapi/v1/options").json()["oms_module_folders"]
+    webui.options(oms_module_folders="/")
+    webui.txt2img(True, **quick({}), override_settings={"oms_module_folders": "/"})
+    assert webui.get("/sdapi/v1/options").json()["oms_module_folders"] == before
 
 
 def test_real_console_has_no_traceback_of_ours(webui: WebUI) -> None:

@@ -27,12 +27,19 @@ def before_generating(p: Any, args: Sequence[Any]) -> None:
 
     It is written again, and truly, before sampling; but params.txt, from which a person restores the last settings,
     is saved in between. Where the picture is made in spite of what is wrong, that is said then, too.
+
+    ADetailer calls this once more after sampling, with a copy of `p` that shares the infotext: that the picture went
+    without the step stays said.
     """
+    went_without = infotext.skipped(p)
     infotext.clear(p)
     setattr(p, _CHOSEN, None)
     axes = xyz.values_of(p)
     try:
         if not OMSSettings.asked_for(args, axes) or not host.is_first_pass(p) or host.samples_given_picture(p):
+            return
+        if went_without is not None:
+            infotext.write_skipped(p, went_without)
             return
         settings = OMSSettings.from_args(args, axes)
         entry = _chosen(p, settings)

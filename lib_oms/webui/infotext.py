@@ -23,6 +23,11 @@ def write_skipped(p: Any, reason: str) -> None:
     p.extra_generation_params[SKIPPED] = reason
 
 
+def skipped(p: Any) -> str | None:
+    """What write_skipped has written."""
+    return p.extra_generation_params.get(SKIPPED)
+
+
 def clear(p: Any) -> None:
     """Takes back whatever was written, for this picture or, as an X/Y/Z plot's cells share the dict, for another."""
     for label in _LABELS:
