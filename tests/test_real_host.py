@@ -630,21 +630,23 @@ def test_real_xyz_plot_beside_adetailer(webui: WebUI, adetailer: dict[str, list]
 
 
 def test_real_settings_stand_in_a_category(webui: WebUI) -> None:
+    """The host writes a category's name over its first section, and puts those without one last."""
     if not isinstance(webui, RealWebUI):
         pytest.skip("the miniature WebUI shows no categories")
-    shown = webui.get("/config").json()["components"]
-    (ours,) = [c["props"]["value"] for c in shown if '"oms_on_failure"' in str(c["props"].get("value", ""))] or [""]
-    if not ours:
-        pytest.skip("this WebUI does not tell its categories")
-    assert ["One More Step", "Stable Diffusion"] in json.loads(ours)["_categories"]
-    assert ["One More Step", "Uncategorized"] not in json.loads(ours)["_categories"]
+    components = [component["props"] for component in webui.get("/config").json()["components"]]
+    (told,) = [props["value"] for props in components if props.get("elem_id") == "settings_json"]
+    first = {category: section for section, category in json.loads(told)["_categories"]}
+    titles = [props["label"] for props in components if str(props.get("elem_id")).startswith("settings_")]
+    at = titles.index("One More Step")
+    assert titles.index(first["Stable Diffusion"]) < at < titles.index(first["User Interface"])
 
 
-def test_no_api_client_chooses_where_modules_are_read(webui: WebUI) -> None:
-    before = webui.get("/sdapi/v1/options").json()["oms_module_folders"]
-    webui.options(oms_module_folders="/")
-    webui.txt2img(True, **quick({}), override_settings={"oms_module_folders": "/"})
-    assert webui.get("/sdapi/v1/options").json()["oms_module_folders"] == before
+def test_no_request_chooses_where_modules_are_read(webui: WebUI, tmp_path: Path) -> None:
+    write_module(tmp_path / "elsewhere", "sd")
+    folders = {"override_settings": {"oms_module_folders": str(tmp_path)}}
+    with pytest.raises(RequestFailed, match="no OMS module named 'elsewhere'"):
+        webui.txt2img(True, "elsewhere", **quick({}), **folders)
+    assert "OMS: True" in webui.txt2img(True, **quick({}), **folders).infotext
 
 
 def test_real_console_has_no_traceback_of_ours(webui: WebUI) -> None:
