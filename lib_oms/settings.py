@@ -21,6 +21,8 @@ from lib_oms.errors import SettingError
 _NONE: Mapping[str, Any] = MappingProxyType({})
 AUTOMATIC = "Automatic"
 """The module's name that stands for "whichever fits the loaded model"."""
+CHOICE = "OMS model choice"
+"""Infotext's label beside the module that was used, where that was Automatic's choice; the text is AUTOMATIC."""
 
 
 @dataclass(frozen=True)
@@ -192,12 +194,14 @@ class OMSSettings:
         """What a picture's infotext must say for the picture to be made again, as label and text.
 
         `module` names the module that was really used, with what tells its content apart. Empty texts are left out.
-        Nothing at all where the step was not asked for.
+        Nothing at all where the step was not asked for. A module that Automatic chose is named like any other, and
+        beside it stands whose choice it was.
         """
         if not self.enabled:
             return {}
         values = {**self.as_dict(), "module": module}
-        return {s.infotext: _quoted(str(values[s.name]), s.infotext) for s in SETTINGS if values[s.name] != ""}
+        texts = {s.infotext: _quoted(str(values[s.name]), s.infotext) for s in SETTINGS if values[s.name] != ""}
+        return {**texts, CHOICE: AUTOMATIC} if self.module.casefold() == AUTOMATIC.casefold() else texts
 
 
 def _refuse_half_letters(name: str, value: Any) -> None:
@@ -271,6 +275,11 @@ def from_infotext(setting: Setting, params: Mapping[str, Any]) -> bool | float |
         return setting.parse(f"{width}x{height}")  # the host takes any text like 512x768 for a picture's size
     text = params.get(setting.infotext)
     return setting.default if text is None else setting.parse(str(text))
+
+
+def was_automatic(params: Mapping[str, Any]) -> bool:
+    """Whether the picture's infotext says that Automatic chose the module which it names."""
+    return params.get(CHOICE) == AUTOMATIC
 
 
 def _quoted(text: str, label: str) -> str:

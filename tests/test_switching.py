@@ -165,19 +165,26 @@ def test_a_module_that_reads_the_loaded_models_text_encoders_is_ready_while_it_i
     assert "python -m lib_oms download text-encoder-mixclip" in line()[1]
 
 
-def test_who_has_no_module_finds_the_button_unfolded(
+def test_who_lacks_a_module_finds_the_button_unfolded(
     webui: WebUI, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import gradio
-
     from lib_oms.webui import host, ui
 
-    for folder, unfolded in ((tmp_path, True), (model.parent, False)):
-        monkeypatch.setattr(host, "module_folders", lambda folder=folder: [folder])
-        with gradio.Blocks() as blocks:
-            ui.build()
-        (panel,) = (block for block in blocks.blocks.values() if getattr(block, "elem_id", "") == "oms_library")
-        assert panel.open is unfolded
+    def unfolded() -> bool:
+        _, _, panel = ui._at_page_load("Automatic")
+        return panel["open"]
+
+    monkeypatch.setattr(host, "module_folders", lambda: [model.parent])
+    assert not unfolded()
+    webui.options(sd_model_checkpoint=SECOND)
+    assert not unfolded()
+    (model.parent / "wide").rename(tmp_path / "away")
+    try:
+        assert unfolded(), "there is one, but not for the loaded checkpoint"
+    finally:
+        (tmp_path / "away").rename(model.parent / "wide")
+    monkeypatch.setattr(host, "module_folders", lambda: [tmp_path])
+    assert unfolded()
 
 
 def test_on_the_page(browser: str, model: Path, tmp_path: Path) -> None:  # noqa: F811

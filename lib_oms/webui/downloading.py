@@ -113,7 +113,7 @@ def for_loaded_model() -> str:
 
     Raises SettingError where there is none.
     """
-    latents = host.latents_of(host.loaded_model())
+    latents = host.latents_now()
     fitting = [module for module in catalogue.MODULES if module.latents == latents]
     if not fitting:
         raise SettingError(

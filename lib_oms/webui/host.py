@@ -13,6 +13,7 @@ import torch
 from modules import devices, paths, processing, scripts, sd_models, shared
 from torch import Tensor
 
+from lib_oms.checkpoint_latents import checkpoint_latents
 from lib_oms.console import say
 from lib_oms.errors import OMSError
 from lib_oms.webui import options, trouble
@@ -61,6 +62,32 @@ def settled_model(p: Any) -> Any | None:
     of_model = getattr(model, "sd_checkpoint_info", None)
     known = chosen is not None and of_model is not None and chosen.filename == of_model.filename
     return model if known and asked is None else None
+
+
+def checkpoint_now() -> Any | None:
+    """The host's entry of the checkpoint that the next picture is made with, as far as it is known; else None.
+
+    Forge loads it only when that picture is made, and keeps until then which one was chosen
+    (modules_forge/main_entry.py, refresh_model_loading_parameters).
+    """
+    data = getattr(sd_models, "model_data", None)
+    chosen = (getattr(data, "forge_loading_parameters", None) or {}).get("checkpoint_info")
+    loaded = getattr(loaded_model(), "sd_checkpoint_info", None)
+    if chosen is not None or loaded is not None:
+        return chosen or loaded
+    match = getattr(sd_models, "get_closet_checkpoint_match", lambda name: None)
+    return match(getattr(shared.opts, "sd_model_checkpoint", None))
+
+
+def latents_now() -> str | None:
+    """As `latents_of`, for the checkpoint that the next picture is made with: by its file where it is not loaded."""
+    model = loaded_model()
+    latents = latents_of(model)
+    chosen = getattr(checkpoint_now(), "filename", None)
+    own = getattr(getattr(model, "sd_checkpoint_info", None), "filename", None)
+    if chosen is None or chosen == own or (own is None and latents is not None):
+        return latents
+    return checkpoint_latents(chosen)
 
 
 def latents_of(model: Any) -> str | None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import gradio as gr
+
 from lib_oms.library import ModuleEntry
-from lib_oms.settings import SETTINGS, OMSSettings, Setting, from_infotext
+from lib_oms.settings import CHOICE, SETTINGS, OMSSettings, Setting, from_infotext, was_automatic
 from lib_oms.webui import offer, options
 
 SKIPPED = "OMS skipped"
-_LABELS = (*(setting.infotext for setting in SETTINGS), SKIPPED)
+_LABELS = (*(setting.infotext for setting in SETTINGS), CHOICE, SKIPPED)
 
 
 def write(p: Any, settings: OMSSettings, entry: ModuleEntry) -> None:
@@ -47,6 +49,17 @@ def _reader(setting: Setting) -> Callable[[Mapping[str, Any]], Any]:
         value = from_infotext(setting, params)
         if setting.name == "enabled" and value is False and setting.infotext not in params:
             return False if options.paste_unticks() else None
-        return offer.restored(value) if setting.name == "module" and value is not None else value
+        if setting.name == "module" and value is not None:
+            return _to_choose(offer.restored(value, automatic=was_automatic(params)))
+        return value
 
     return read
+
+
+def _to_choose(module: str) -> dict[str, Any]:
+    """An update of the dropdown that chooses `module` and shows it even where it is none of the choices.
+
+    Marked as gradio 3 marks updates: gradio 4 takes that, too, and it is the only mark by which hosts' API finds the
+    value in an update (A1111 modules/api/api.py apply_infotext).
+    """
+    return {**gr.update(value=module, choices=offer.choices(module)), "__type__": "generic_update"}

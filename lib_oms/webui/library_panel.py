@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
 from lib_oms.catalogue import LATENTS_NAMES
+from lib_oms.embedded import LATENTS as EMBEDDED
 from lib_oms.errors import OMSError
-from lib_oms.listing import NOT_DOWNLOADED, READY, Listed, human_size, listing
+from lib_oms.library import UNKNOWN
+from lib_oms.listing import BROKEN, NOT_DOWNLOADED, READY, Listed, human_size, listing
+from lib_oms.settings import AUTOMATIC
 from lib_oms.webui import downloading, host, offer, sources
 
 _HEAD = ("Name", "Latents", "Text encoder", "Size", "State")
 _CELL = "padding: 2px 6px; text-align: left; font-size: 0.85em; overflow-wrap: anywhere"
+_GROUP = f"{_CELL}; padding-top: 0.6em; font-weight: 600"
 _LONG, _SHORT = 240, 120  # letters of an explanation from which on it is folded, and those that then show
 # As light or dark as the theme's text; browsers that cannot mix colors take the first.
 _RED = "color: #dc2626; color: color-mix(in srgb, red 65%, var(--body-text-color)); font-weight: 600"
@@ -22,13 +27,20 @@ _BAR = "height: 0.6em; border-radius: 0.3em; background: var(--border-color-prim
 _DONE = "height: 100%; background: var(--primary-500, #2563eb)"
 
 
-def build(module_dropdown: gr.Dropdown, refresh: gr.Button, *, unfold: bool) -> None:
-    """Adds list and button to the open accordion, themselves folded away unless `unfold`.
+@dataclass(frozen=True)
+class Panel:
+    """What of it others change: the frame that folds, the table, and the events at whose end a download has ended."""
 
-    The list is made anew whenever the page is loaded, a download ends, and by `refresh`; the latter two update the
-    dropdown, too.
+    frame: gr.Accordion
+    table: gr.HTML
+    downloads: tuple[Any, ...]
+
+
+def build() -> Panel:
+    """Adds list and button to the open accordion, themselves folded away. The list is made anew whenever the page is
+    loaded.
     """
-    with gr.Accordion("OMS modules", open=unfold, elem_id="oms_library"):
+    with gr.Accordion("OMS modules", open=False, elem_id="oms_library") as frame:
         shown = gr.HTML(table, elem_id="oms_library_table")
         names = downloading.choices()
         name = gr.Dropdown(
@@ -44,21 +56,33 @@ def build(module_dropdown: gr.Dropdown, refresh: gr.Button, *, unfold: bool) -> 
         status = gr.HTML("", elem_id="oms_download_status")
         # Filled as the page is loaded: a download goes on without its page, and a new page must show it.
         running = gr.Textbox(lambda: downloading.JOB.running_name, visible=False, elem_id="oms_download_running")
-    start.click(fn=_download, inputs=[name], outputs=[status, shown, module_dropdown], show_progress=False)
-    running.change(fn=_watch, inputs=[], outputs=[status, shown, module_dropdown], show_progress=False)
     cancel.click(fn=downloading.JOB.cancel, inputs=[], outputs=[], queue=False, show_progress=False)
-    refresh.click(fn=table, inputs=[], outputs=[shown], show_progress=False)
+    return Panel(
+        frame,
+        shown,
+        (
+            start.click(fn=_download, inputs=[name], outputs=[status], show_progress=False),
+            running.change(fn=_watch, inputs=[], outputs=[status], show_progress=False),
+        ),
+    )
 
 
 def table() -> str:
     """The list as HTML; names come from files and are escaped."""
     try:
-        lines = listing(sources.places())
+        latents, automatic = host.latents_now(), offer.automatic()
+        lines = [line for line in listing(sources.places(), latents) if line.fits or line.latents != EMBEDDED]
     except (OMSError, OSError) as error:
         return _error(str(error))
-    body = "".join(_rows(line) for line in lines)
+    body, group = "", ""
+    for line in lines:
+        title = _group(line, latents)
+        if title != group:
+            body += f"<tr><th colspan='{len(_HEAD)}' style='{_GROUP}'>{html.escape(title)}</th></tr>"
+            group = title
+        body += _rows(line, chosen=automatic is not None and line.state != BROKEN and line.name == automatic.name)
     made = f"<table style='width: 100%'><thead>{_row(_HEAD, 'th')}</thead><tbody>{body}</tbody></table>"
-    return _missing_folders() + made
+    return _missing_folders() + made + _terms(lines)
 
 
 def _missing_folders() -> str:
@@ -72,9 +96,19 @@ def _error(text: str) -> str:
     return f"<div class='error' style='{_RED}; overflow-wrap: anywhere'>{html.escape(text)}</div>"
 
 
-def _rows(line: Listed) -> str:
-    latents = LATENTS_NAMES.get(line.latents, line.latents)
-    row = _row((line.name, latents, line.text_encoder, human_size(line.size), line.state), "td")
+def _group(line: Listed, latents: str | None) -> str:
+    """The heading under which a module stands; none where no checkpoint is known that could tell them apart."""
+    if line.state == BROKEN:
+        return "Cannot be used"
+    if latents is None:
+        return ""
+    return f"\u2714 For the loaded checkpoint ({_latents(latents)})" if line.fits else "For other checkpoints"
+
+
+def _rows(line: Listed, *, chosen: bool) -> str:
+    state = f"{line.state}, {AUTOMATIC} takes it" if chosen else line.state
+    size = f"{human_size(line.size)} with text encoder" if line.text_encoder_size else human_size(line.size)
+    row = _row((line.name, _latents(line.latents), line.text_encoder, size, state), "td")
     if line.state in (READY, NOT_DOWNLOADED):
         return row
     why = html.escape(line.why)
@@ -83,21 +117,32 @@ def _rows(line: Listed) -> str:
     return f"{row}<tr><td colspan='{len(_HEAD)}' style='{_CELL}; padding-left: 2em'>{why}</td></tr>"
 
 
+def _latents(latents: str) -> str:
+    return LATENTS_NAMES.get(latents, "not said" if latents == UNKNOWN else latents)
+
+
+def _terms(lines: Iterable[Listed]) -> str:
+    """Where a download comes from and what it is under."""
+    licenses = " and ".join(sorted({line.license for line in lines if line.license}))
+    told = f"What is not downloaded comes from Hugging Face, under the license {licenses}." if licenses else ""
+    return f"<p style='{_CELL}'>{html.escape(told)}</p>" if told else ""
+
+
 def _row(cells: Iterable[str], tag: str) -> str:
     made = (f"<{tag} style='{_CELL}'>{html.escape(cell)}</{tag}>" for cell in cells)
     return f"<tr>{''.join(made)}</tr>"
 
 
-def _download(name: Any) -> Iterator[tuple[Any, Any, Any]]:
+def _download(name: Any) -> Iterator[str]:
     downloading.JOB.start(str(name))
     yield from _watch()
 
 
-def _watch() -> Iterator[tuple[Any, Any, Any]]:
+def _watch() -> Iterator[str]:
     job = downloading.JOB
     for told in job.watch():
-        yield _status(told, job), gr.update(), gr.update()
-    yield _status(job.told, job), table(), gr.update(choices=offer.choices())
+        yield _status(told, job)
+    yield _status(job.told, job)
 
 
 def _status(told: str, job: downloading.Job) -> str:

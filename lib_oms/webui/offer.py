@@ -35,9 +35,35 @@ def _offered(there: list[ModuleEntry]) -> list[ModuleEntry]:
     return [entry for entry in there if entry.latents in known]
 
 
-def choices() -> list[str]:
-    """What the dropdown shows: Automatic and every module that can be used."""
-    return [AUTOMATIC, *_usable(entries())]
+def choices(chosen: str = AUTOMATIC) -> list[str]:
+    """What the dropdown shows: Automatic and every module that can be used, those for the loaded model first.
+
+    `chosen` is shown in any case, at the end where it is nothing of these: a value that a dropdown does not have would
+    be sent without being seen.
+    """
+    there = entries()
+    latents = host.latents_now()
+    fitting = sorted(there, key=lambda entry: latents is None or not library.fits(entry, latents))
+    return list(dict.fromkeys([AUTOMATIC, *_usable(fitting), chosen]))
+
+
+def automatic() -> ModuleEntry | None:
+    """The module that Automatic stands for now; None where that is none."""
+    latents = host.latents_now()
+    try:
+        return None if latents is None else _automatic(entries(), latents)
+    except SettingError:
+        return None
+
+
+def named(module: str) -> ModuleEntry | None:
+    """The module of this name, or of this name and fingerprint; None where there is none. It may be broken."""
+    return _find(_all(), module)
+
+
+def module_is_missing() -> bool:
+    """Whether somebody has to get a module first: there is none for the loaded model, or none at all."""
+    return len(choices()) == 1 or (host.latents_now() in LATENTS_NAMES and automatic() is None)
 
 
 def label(entry: ModuleEntry) -> str:
@@ -82,15 +108,30 @@ def check(module: str) -> None:
         _named(there, module, lambda: f"There are {', '.join([AUTOMATIC, *_usable(_offered(there))])}.")
 
 
-def restored(module: str) -> str:
-    """The name to choose for a module that an infotext mentions.
+def restored(module: str, *, automatic: bool = False) -> str:
+    """The name to choose for a module that an infotext mentions; `automatic` says that it was Automatic's choice.
+
+    Automatic's choice is Automatic again where it would be the same module now.
 
     A file that was renamed is known by its fingerprint. What is not here, or holds something else now, stays as
     infotext has it, so that generating says so instead of quietly making another picture.
     """
     offered = entries()
     entry = _find(offered, module) or _renamed(offered, module)
-    return module if entry is None else entry.name
+    if entry is None:
+        return module
+    return AUTOMATIC if automatic and _is_automatic(offered, entry) else entry.name
+
+
+def _is_automatic(offered: list[ModuleEntry], entry: ModuleEntry) -> bool:
+    """Whether Automatic stands for this module, or for a copy of it. Where no model is known yet, for which Automatic
+    would have to choose, it is asked as if one for this module came.
+    """
+    try:
+        chosen = _automatic(offered, host.latents_now() or entry.latents)
+        return chosen == entry or fingerprint(chosen.path) == fingerprint(entry.path)
+    except (SettingError, ModuleFileError):
+        return False
 
 
 def _named(there: list[ModuleEntry], module: str, otherwise: Callable[[], str]) -> ModuleEntry:

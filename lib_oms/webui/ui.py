@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 import gradio as gr
 from modules import ui_components
 
 from lib_oms.settings import SETTINGS, Setting
-from lib_oms.webui import library_panel, offer
+from lib_oms.webui import library_panel, module_note, offer
+from lib_oms.webui.library_panel import Panel
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
 
@@ -25,15 +27,46 @@ def build() -> list[Any]:
     with _accordion(controls):
         with gr.Row():
             controls["module"] = _module_dropdown(_BY_NAME["module"], choices)
-            refresh = _refresh_button(controls["module"])
+            refresh = ui_components.ToolButton(value="\U0001f504", elem_id=elem_id("module_refresh"))
+        note = gr.HTML("", elem_id=elem_id("module_note"))
         controls["prompt"] = _textbox(_BY_NAME["prompt"], lines=2)
         with gr.Row():
             controls["guidance_scale"] = _slider(_BY_NAME["guidance_scale"])
             controls["eta"] = _slider(_BY_NAME["eta"])
         controls["negative_prompt"] = _textbox(_BY_NAME["negative_prompt"], lines=2)
-        # Who has no module yet finds the button that brings one at once.
-        library_panel.build(controls["module"], refresh, unfold=len(choices) == 1)
+        _keep_up_to_date(controls, refresh, note, library_panel.build())
     return [controls[setting.name] for setting in SETTINGS]
+
+
+def _keep_up_to_date(controls: dict[str, Any], refresh: gr.Button, note: gr.HTML, panel: Panel) -> None:
+    """Makes what depends on files and on the loaded checkpoint anew: when the page is loaded, as what the server puts
+    into every page is as it was at its own start; by the refresh button; when a download ends; and the line below the
+    dropdown also when another module is chosen or pasted, and when the step is switched on.
+    """
+    module = controls["module"]
+    # Another text at every load: its change is the one event of a page load that both generations of gradio have
+    # wherever in the host's page the accordion stands.
+    loaded = gr.Textbox(lambda: secrets.token_hex(8), visible=False, elem_id=elem_id("page_loaded"))
+    loaded.change(fn=_at_page_load, inputs=[module], outputs=[module, note, panel.frame], show_progress=False)
+    shown = {"fn": _now, "inputs": [module], "outputs": [module, note, panel.table], "show_progress": False}
+    refresh.click(**shown)
+    for download in panel.downloads:
+        download.then(**shown)
+    for control in (module, controls["enabled"]):
+        control.change(fn=module_note.as_html, inputs=[module], outputs=[note], show_progress=False)
+
+
+def _at_page_load(module: Any) -> tuple[Any, str, Any]:
+    """The dropdown's choices, the line below it, and the list unfolded where somebody has to get a module first."""
+    return _choices(module), module_note.as_html(module), gr.update(open=offer.module_is_missing())
+
+
+def _now(module: Any) -> tuple[Any, str, str]:
+    return _choices(module), module_note.as_html(module), library_panel.table()
+
+
+def _choices(module: Any) -> Any:
+    return gr.update(choices=offer.choices(str(module)))
 
 
 def _accordion(controls: dict[str, Any]) -> Any:
@@ -59,12 +92,6 @@ def _module_dropdown(setting: Setting, choices: list[str]) -> gr.Dropdown:
         info=setting.help,
         elem_id=elem_id(setting.name),
     )
-
-
-def _refresh_button(dropdown: gr.Dropdown) -> gr.Button:
-    button = ui_components.ToolButton(value="\U0001f504", elem_id=elem_id("module_refresh"))
-    button.click(fn=lambda: gr.update(choices=offer.choices()), inputs=[], outputs=[dropdown])
-    return button
 
 
 def _textbox(setting: Setting, lines: int) -> gr.Textbox:

@@ -175,7 +175,7 @@ class Api:
             value = field.function(params) if field.function else params.get(field.label)
             if value is None or kind is type(None):
                 return None
-            if isinstance(value, dict) and value.get("__type__") in ("generic_update", "update"):
+            if isinstance(value, dict) and value.get("__type__") == "generic_update":  # gradio 3's mark alone
                 value = value.get("value")
             return value if value is None or isinstance(value, kind) else kind(value)
 

@@ -1,0 +1,90 @@
+"""The line below the dropdown: what Automatic stands for now, and whether a chosen module fits the checkpoint."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+from lib_oms.catalogue import LATENTS_NAMES
+from lib_oms.errors import OMSError
+from lib_oms.library import UNKNOWN, ModuleEntry, fits
+from lib_oms.listing import NEEDS_TEXT_ENCODER, state
+from lib_oms.settings import AUTOMATIC
+from lib_oms.webui import host, offer, sources
+
+_GET_ONE = "Press Download under OMS modules below"
+
+
+def as_html(module: Any) -> str:
+    """What to say of the module that the dropdown shows. Names come from files and from infotexts, and are escaped."""
+    try:
+        fine, text = _of_automatic() if module == AUTOMATIC else _of_named(str(module))
+    except (OMSError, OSError) as error:
+        fine, text = False, str(error)
+    look = "color: var(--body-text-color-subdued)" if fine else "color: var(--error-text-color, #d33)"
+    kind = "" if fine else " class='error'"
+    return f"<div{kind} style='font-size: 0.9em; overflow-wrap: anywhere; {look}'>{html.escape(text)}</div>"
+
+
+def _of_automatic() -> tuple[bool, str]:
+    """Whether all is well, and what to say."""
+    if host.checkpoint_now() is None and host.latents_now() is None:
+        return True, "Automatic: the module for the checkpoint, of which none is loaded yet."
+    entry = offer.automatic()
+    if entry is None:
+        return _nothing_for_automatic()
+    lack = _lack(entry)
+    return not lack, f"Automatic is now {entry.name}, for {_checkpoint()}.{lack}"
+
+
+def _nothing_for_automatic() -> tuple[bool, str]:
+    latents = host.latents_now()
+    if latents is None:
+        return True, f"Automatic: nothing for {_checkpoint()}; pictures are made without One More Step."
+    get = f" {_GET_ONE}." if latents in LATENTS_NAMES else ""
+    return False, f"Automatic: there is no module yet for {_checkpoint()}.{get}"
+
+
+def _of_named(module: str) -> tuple[bool, str]:
+    entry = offer.named(module)
+    if entry is None:
+        return False, f"There is no module named {module[:200]} here. Choose another one, or Automatic{_stands_for()}."
+    if entry.problem:
+        return False, f"{entry.name} cannot be used: {entry.problem}"
+    latents = host.latents_now()
+    if latents is None:
+        return True, f"{entry.name} is for {_latents(entry.latents)}."
+    if not fits(entry, latents, chosen=True):
+        return False, (
+            f"{entry.name} is for {_latents(entry.latents)}; it cannot be used with {_checkpoint()}. Choose "
+            f"Automatic{_stands_for()}."
+        )
+    lack = _lack(entry)
+    if entry.latents == UNKNOWN:
+        return not lack, f"{entry.name} does not say which checkpoints it is for; you know.{lack}"
+    other = offer.automatic()
+    would = "" if other is None or other == entry else f" Automatic would be {other.name}."
+    return not lack, f"{entry.name} fits {_checkpoint()}.{lack or would}"
+
+
+def _lack(entry: ModuleEntry) -> str:
+    if state(entry, sources.places())[0] == NEEDS_TEXT_ENCODER:
+        return f" It lacks its text encoder. {_GET_ONE}."
+    return ""
+
+
+def _stands_for() -> str:
+    entry = offer.automatic()
+    return "" if entry is None else f", which is now {entry.name}"
+
+
+def _checkpoint() -> str:
+    """The checkpoint of the next picture by its name, with the kind of its latents."""
+    checkpoint, latents = host.checkpoint_now(), host.latents_now()
+    name = getattr(checkpoint, "name_for_extra", None) or getattr(checkpoint, "name", None)
+    kind = "" if latents is None else f" ({_latents(latents)})"
+    return f"the checkpoint {name}{kind}" if name else f"the loaded checkpoint{kind}"
+
+
+def _latents(latents: str) -> str:
+    return LATENTS_NAMES.get(latents, f"latents {latents!r}")
