@@ -216,7 +216,7 @@ def test_the_list_shows_what_fits_first_and_neither_the_demo_nor_a_mirror(
     assert "989 MB" in text
     assert str(demo.modules) not in text
     row = next(line for line in text.splitlines() if line.startswith("dark"))
-    assert row.split("\t")[-1].strip() == "ready, Automatic takes it"
+    assert row.endswith("ready, taken by Automatic")
     ui.text("oms_download_name").click()
     names = ui.page.locator("#oms_download_name [data-testid=dropdown-option]").all_inner_texts()
     assert not any("mirror" in name or "demo" in name for name in names)

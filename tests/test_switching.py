@@ -172,7 +172,7 @@ def test_who_lacks_a_module_finds_the_button_unfolded(
 
     def unfolded() -> bool:
         _, _, panel = ui._at_page_load("Automatic")
-        return panel["open"]
+        return panel.get("open", False)
 
     monkeypatch.setattr(host, "module_folders", lambda: [model.parent])
     assert not unfolded()

@@ -34,3 +34,5 @@ def initialize(argv: list[str]) -> None:
     extra_networks.extra_network_registry.clear()
     extra_networks.register_extra_network(extra_networks_lora.ExtraNetworkLora())
     sd_models.reload_model_weights()
+    # AUTOMATIC1111's way (initialize_util.py); Forge loads a checkpoint only when the next picture is made.
+    shared.opts.onchange("sd_model_checkpoint", sd_models.reload_model_weights, call=False)

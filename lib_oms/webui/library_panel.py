@@ -17,9 +17,11 @@ from lib_oms.listing import BROKEN, NOT_DOWNLOADED, READY, Listed, human_size, l
 from lib_oms.settings import AUTOMATIC
 from lib_oms.webui import downloading, host, offer, sources
 
-_HEAD = ("Name", "Latents", "Text encoder", "Size", "State")
+_HEAD = ("Name", "For", "Text encoder", "Size", "State")
 _CELL = "padding: 2px 6px; text-align: left; font-size: 0.85em; overflow-wrap: anywhere"
+_WORD = f"{_CELL}; white-space: nowrap"
 _GROUP = f"{_CELL}; padding-top: 0.6em; font-weight: 600"
+_WIDE = 24  # letters from which on a word may be broken, so that it does not push the others out of the page
 _LONG, _SHORT = 240, 120  # letters of an explanation from which on it is folded, and those that then show
 # As light or dark as the theme's text; browsers that cannot mix colors take the first.
 _RED = "color: #dc2626; color: color-mix(in srgb, red 65%, var(--body-text-color)); font-weight: 600"
@@ -106,9 +108,10 @@ def _group(line: Listed, latents: str | None) -> str:
 
 
 def _rows(line: Listed, *, chosen: bool) -> str:
-    state = f"{line.state}, {AUTOMATIC} takes it" if chosen else line.state
+    state = f"{line.state}, taken by {AUTOMATIC}" if chosen else line.state
     size = f"{human_size(line.size)} with text encoder" if line.text_encoder_size else human_size(line.size)
-    row = _row((line.name, _latents(line.latents), line.text_encoder, size, state), "td")
+    told = ("", "") if line.state == BROKEN else (_latents(line.latents), line.text_encoder)
+    row = _row((line.name, *told, size, state), "td")
     if line.state in (READY, NOT_DOWNLOADED):
         return row
     why = html.escape(line.why)
@@ -124,13 +127,17 @@ def _latents(latents: str) -> str:
 def _terms(lines: Iterable[Listed]) -> str:
     """Where a download comes from and what it is under."""
     licenses = " and ".join(sorted({line.license for line in lines if line.license}))
-    told = f"What is not downloaded comes from Hugging Face, under the license {licenses}." if licenses else ""
+    told = f"Downloads come from Hugging Face; the modules are under the license {licenses}." if licenses else ""
     return f"<p style='{_CELL}'>{html.escape(told)}</p>" if told else ""
 
 
 def _row(cells: Iterable[str], tag: str) -> str:
-    made = (f"<{tag} style='{_CELL}'>{html.escape(cell)}</{tag}>" for cell in cells)
-    return f"<tr>{''.join(made)}</tr>"
+    return f"<tr>{''.join(_cell(cell, tag) for cell in cells)}</tr>"
+
+
+def _cell(text: str, tag: str) -> str:
+    style = _WORD if len(text) < _WIDE and " " not in text else _CELL
+    return f"<{tag} style='{style}'>{html.escape(text)}</{tag}>"
 
 
 def _download(name: Any) -> Iterator[str]:

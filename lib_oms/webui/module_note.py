@@ -23,7 +23,7 @@ def as_html(module: Any) -> str:
         fine, text = False, str(error)
     look = "color: var(--body-text-color-subdued)" if fine else "color: var(--error-text-color, #d33)"
     kind = "" if fine else " class='error'"
-    return f"<div{kind} style='font-size: 0.9em; overflow-wrap: anywhere; {look}'>{html.escape(text)}</div>"
+    return f"<div{kind} style='padding: 2px 12px; font-size: 0.9em; overflow-wrap: anywhere; {look}'>{html.escape(text)}</div>"
 
 
 def _of_automatic() -> tuple[bool, str]:

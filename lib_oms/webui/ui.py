@@ -58,7 +58,8 @@ def _keep_up_to_date(controls: dict[str, Any], refresh: gr.Button, note: gr.HTML
 
 def _at_page_load(module: Any) -> tuple[Any, str, Any]:
     """The dropdown's choices, the line below it, and the list unfolded where somebody has to get a module first."""
-    return _choices(module), module_note.as_html(module), gr.update(open=offer.module_is_missing())
+    unfolded = gr.update(open=True) if offer.module_is_missing() else gr.update()  # it comes folded
+    return _choices(module), module_note.as_html(module), unfolded
 
 
 def _now(module: Any) -> tuple[Any, str, str]:
