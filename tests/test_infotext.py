@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from extension_helpers import ROOT, WebUI
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from module_helpers import tiny_psi
 
 from lib_oms.embedded.make import write_untrained
 from lib_oms.settings import SETTINGS, OMSSettings, from_infotext
@@ -118,6 +120,55 @@ def test_past_infotexts_in_a_request_are_taken(webui: WebUI, row: dict) -> None:
     assert ("OMS: True" in line) == row["settings"]["enabled"]
     if row["settings"]["enabled"]:
         assert read(answer) == {**row["settings"], "module": label}
+
+
+def pasted(infotext: str) -> str:
+    """The module that the page chooses, and the API takes, for this infotext."""
+    from modules import infotext_utils, scripts
+
+    params = infotext_utils.parse_generation_parameters(infotext)
+    fields = scripts.scripts_txt2img.infotext_fields
+    (value,) = (read(params) for field, read in fields if getattr(field, "elem_id", "") == "oms_module")
+    assert value["value"] in value["choices"], "a dropdown sends what it does not show"
+    return value["value"]
+
+
+def test_automatic_comes_back_as_automatic_and_a_name_as_a_name(webui: WebUI) -> None:
+    fields = {"sampler_name": "Euler", "steps": 1}
+    automatic = webui.txt2img(True, "Automatic", "night", **fields)
+    named = webui.txt2img(True, "untrained", "night", **fields)
+    assert automatic.infotext.replace(", OMS model choice: Automatic", "") == named.infotext
+    assert automatic.pixels == named.pixels
+    assert pasted(automatic.infotext) == "Automatic"
+    assert pasted(named.infotext) == "untrained"
+    again = webui.txt2img(infotext=automatic.infotext, styles=[], **fields)
+    assert (again.infotext, again.pixels) == (automatic.infotext, automatic.pixels)
+    assert webui.txt2img(infotext=named.infotext, styles=[], **fields).infotext == named.infotext
+
+
+def test_what_was_automatic_is_named_where_automatic_would_be_another_module_now(
+    webui: WebUI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lib_oms.webui import host
+
+    made = webui.txt2img(True, "Automatic", "night", sampler_name="Euler", steps=1)
+    tiny = {"oms.latents": "oms-demo", "oms.text_encoder": "openclip"}
+    tiny_psi(24, metadata=tiny).save_pretrained(tmp_path / "a-smaller-one" / "oms_module")
+    folders = host.module_folders()
+    monkeypatch.setattr(host, "module_folders", lambda: [*folders, tmp_path])
+    assert pasted(made.infotext) == "untrained"
+    shutil.rmtree(tmp_path / "a-smaller-one")
+    (own,) = (folder for folder in folders if (folder / "untrained").is_dir())
+    shutil.copytree(own / "untrained" / "oms_module", tmp_path / "a-copy" / "oms_module")
+    assert pasted(made.infotext) == "Automatic", "it would be a copy of the same"
+    assert pasted(made.infotext.replace("OMS model: untrained [", "OMS model: gone [1")) == "gone [1" + re.search(
+        r"untrained \[(\w{10}\])", made.infotext
+    )[1]
+    # Before a checkpoint is loaded nothing contradicts it; for another one, Automatic is another module.
+    monkeypatch.setattr(host, "latents_now", lambda: None)
+    assert pasted(made.infotext) == "Automatic"
+    monkeypatch.setattr(host, "latents_now", lambda: "sdxl")
+    assert pasted(made.infotext) == "untrained"
 
 
 def _modules() -> list[str]:

@@ -11,6 +11,7 @@ from extension_helpers import RequestFailed, WebUI
 from module_helpers import tiny_psi
 from safetensors.torch import load_file, save_file
 from test_browser import browser  # noqa: F401 - a fixture
+from test_checkpoint_latents import write
 from test_manners import a1111_model, pair  # noqa: F401 - a fixture
 from xyz_helpers import cells, plot
 
@@ -163,6 +164,30 @@ def test_a_module_that_reads_the_loaded_models_text_encoders_is_ready_while_it_i
     monkeypatch.setattr(host_text, "_known", None)
     assert line()[0] == "needs text encoder"
     assert "python -m lib_oms download text-encoder-mixclip" in line()[1]
+
+
+def test_a_host_that_loads_a_checkpoint_only_for_its_first_picture(
+    webui: WebUI, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forge: what was chosen is told by its file until it is loaded."""
+    from modules import sd_models
+
+    from lib_oms.webui import downloading, host, module_note, offer
+
+    folders = [model.parent]
+    monkeypatch.setattr(host, "module_folders", lambda: folders)
+    xl = sd_models.CheckpointInfo("xl", str(write(tmp_path / "xl.safetensors", 2048)), "0" * 64)
+    monkeypatch.setattr(sd_models.model_data, "forge_loading_parameters", {"checkpoint_info": xl}, raising=False)
+    assert host.latents_now() == "sdxl"
+    assert offer.automatic().name == "wide"
+    assert "Automatic is now wide, for the checkpoint xl (SDXL)." in module_note.as_html("Automatic")
+    assert downloading.for_loaded_model() == "oms_b_openclip_xl"
+    monkeypatch.setattr(host, "loaded_model", lambda: object())  # what Forge has instead of a model until then
+    assert "Automatic is now wide" in module_note.as_html("Automatic")
+    sd_models.model_data.forge_loading_parameters = {}
+    assert host.latents_now() is None
+    monkeypatch.setattr(sd_models, "get_closet_checkpoint_match", lambda name: None)
+    assert "of which none is loaded yet" in module_note.as_html("Automatic")
 
 
 def test_who_lacks_a_module_finds_the_button_unfolded(

@@ -12,6 +12,7 @@ from lib_oms.listing import NEEDS_TEXT_ENCODER, state
 from lib_oms.settings import AUTOMATIC
 from lib_oms.webui import host, offer, sources
 
+_STYLE = "padding: 2px 12px; font-size: 0.9em; overflow-wrap: anywhere"
 _GET_ONE = "Press Download under OMS modules below"
 
 
@@ -21,9 +22,9 @@ def as_html(module: Any) -> str:
         fine, text = _of_automatic() if module == AUTOMATIC else _of_named(str(module))
     except (OMSError, OSError) as error:
         fine, text = False, str(error)
-    look = "color: var(--body-text-color-subdued)" if fine else "color: var(--error-text-color, #d33)"
+    color = "--body-text-color-subdued" if fine else "--error-text-color, #d33"
     kind = "" if fine else " class='error'"
-    return f"<div{kind} style='padding: 2px 12px; font-size: 0.9em; overflow-wrap: anywhere; {look}'>{html.escape(text)}</div>"
+    return f"<div{kind} style='{_STYLE}; color: var({color})'>{html.escape(text)}</div>"
 
 
 def _of_automatic() -> tuple[bool, str]:
