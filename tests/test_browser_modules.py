@@ -207,7 +207,7 @@ def test_the_list_shows_what_fits_first_and_neither_the_demo_nor_a_mirror(
     ui.find("oms_library", ".label-wrap").click()
     ui.page.wait_for_function("document.querySelector('#oms_library_table').innerText.includes('broken/x')")
     text = ui.find("oms_library_table").inner_text()
-    order = ["For the loaded checkpoint (SD1/SD2)", "dark", "oms_b_openclip_15_21", "For other checkpoints", "wide",
+    order = ["For the checkpoint embedded (SD1/SD2)", "dark", "oms_b_openclip_15_21", "For other checkpoints", "wide",
              "oms_b_openclip_xl", "oms_l_mixclip_xl", "Cannot be used", "broken/x", "OpenRAIL++"]  # fmt: skip
     places = [text.index(words) for words in order]
     assert places == sorted(places)

@@ -184,6 +184,8 @@ def test_a_host_that_loads_a_checkpoint_only_for_its_first_picture(
     assert downloading.for_loaded_model() == "oms_b_openclip_xl"
     monkeypatch.setattr(host, "loaded_model", lambda: object())  # what Forge has instead of a model until then
     assert "Automatic is now wide" in module_note.as_html("Automatic")
+    (tmp_path / "xl.safetensors").write_bytes(b"PK")  # as of a .ckpt, nothing is known of it beforehand
+    assert "the module for the checkpoint xl, as soon as that is loaded" in module_note.as_html("Automatic")
     sd_models.model_data.forge_loading_parameters = {}
     assert host.latents_now() is None
     monkeypatch.setattr(sd_models, "get_closet_checkpoint_match", lambda name: None)

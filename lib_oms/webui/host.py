@@ -79,15 +79,17 @@ def checkpoint_now() -> Any | None:
     return match(getattr(shared.opts, "sd_model_checkpoint", None))
 
 
-def latents_now() -> str | None:
-    """As `latents_of`, for the checkpoint that the next picture is made with: by its file where it is not loaded."""
+def checkpoint_is_loaded() -> bool:
+    """Whether the model in memory is that of `checkpoint_now`."""
     model = loaded_model()
-    latents = latents_of(model)
     chosen = getattr(checkpoint_now(), "filename", None)
     own = getattr(getattr(model, "sd_checkpoint_info", None), "filename", None)
-    if chosen is None or chosen == own or (own is None and latents is not None):
-        return latents
-    return checkpoint_latents(chosen)
+    return chosen is None or chosen == own or (own is None and latents_of(model) is not None)
+
+
+def latents_now() -> str | None:
+    """As `latents_of`, for the checkpoint that the next picture is made with: by its file where it is not loaded."""
+    return latents_of(loaded_model()) if checkpoint_is_loaded() else checkpoint_latents(checkpoint_now().filename)
 
 
 def latents_of(model: Any) -> str | None:

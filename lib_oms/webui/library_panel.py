@@ -15,10 +15,11 @@ from lib_oms.errors import OMSError
 from lib_oms.library import UNKNOWN
 from lib_oms.listing import BROKEN, NOT_DOWNLOADED, READY, Listed, human_size, listing
 from lib_oms.settings import AUTOMATIC
-from lib_oms.webui import downloading, host, offer, sources
+from lib_oms.webui import downloading, host, module_note, offer, sources
 
 _HEAD = ("Name", "For", "Text encoder", "Size", "State")
-_CELL = "padding: 2px 6px; text-align: left; font-size: 0.85em; overflow-wrap: anywhere"
+_TEXT = "padding: 2px 6px; text-align: left; font-size: 0.85em; overflow-wrap: anywhere"
+_CELL = f"{_TEXT}; border: 1px solid var(--border-color-primary, #9ca3af)"
 _WORD = f"{_CELL}; white-space: nowrap"
 _GROUP = f"{_CELL}; padding-top: 0.6em; font-weight: 600"
 _WIDE = 24  # letters from which on a word may be broken, so that it does not push the others out of the page
@@ -104,7 +105,7 @@ def _group(line: Listed, latents: str | None) -> str:
         return "Cannot be used"
     if latents is None:
         return ""
-    return f"\u2714 For the loaded checkpoint ({_latents(latents)})" if line.fits else "For other checkpoints"
+    return f"\u2714 For {module_note.checkpoint_in_words()}" if line.fits else "For other checkpoints"
 
 
 def _rows(line: Listed, *, chosen: bool) -> str:
@@ -128,7 +129,7 @@ def _terms(lines: Iterable[Listed]) -> str:
     """Where a download comes from and what it is under."""
     licenses = " and ".join(sorted({line.license for line in lines if line.license}))
     told = f"Downloads come from Hugging Face; the modules are under the license {licenses}." if licenses else ""
-    return f"<p style='{_CELL}'>{html.escape(told)}</p>" if told else ""
+    return f"<p style='{_TEXT}'>{html.escape(told)}</p>" if told else ""
 
 
 def _row(cells: Iterable[str], tag: str) -> str:

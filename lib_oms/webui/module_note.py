@@ -12,7 +12,7 @@ from lib_oms.listing import NEEDS_TEXT_ENCODER, state
 from lib_oms.settings import AUTOMATIC
 from lib_oms.webui import host, offer, sources
 
-_STYLE = "padding: 2px 12px; font-size: 0.9em; overflow-wrap: anywhere"
+_STYLE = "padding: 2px 4px; font-size: 0.9em; overflow-wrap: anywhere"
 _GET_ONE = "Press Download under OMS modules below"
 
 
@@ -27,6 +27,14 @@ def as_html(module: Any) -> str:
     return f"<div{kind} style='{_STYLE}; color: var({color})'>{html.escape(text)}</div>"
 
 
+def checkpoint_in_words() -> str:
+    """The checkpoint of the next picture, by its name where it is known, with what it is."""
+    checkpoint, latents = host.checkpoint_now(), host.latents_now()
+    name = getattr(checkpoint, "name_for_extra", None) or getattr(checkpoint, "name", None)
+    kind = "" if latents is None else f" ({_latents(latents)})"
+    return f"the checkpoint {name}{kind}" if name else f"the loaded checkpoint{kind}"
+
+
 def _of_automatic() -> tuple[bool, str]:
     """Whether all is well, and what to say."""
     if host.checkpoint_now() is None and host.latents_now() is None:
@@ -35,15 +43,17 @@ def _of_automatic() -> tuple[bool, str]:
     if entry is None:
         return _nothing_for_automatic()
     lack = _lack(entry)
-    return not lack, f"Automatic is now {entry.name}, for {_checkpoint()}.{lack}"
+    return not lack, f"Automatic is now {entry.name}, for {checkpoint_in_words()}.{lack}"
 
 
 def _nothing_for_automatic() -> tuple[bool, str]:
     latents = host.latents_now()
+    if latents is None and not host.checkpoint_is_loaded():
+        return True, f"Automatic: the module for {checkpoint_in_words()}, as soon as that is loaded."
     if latents is None:
-        return True, f"Automatic: nothing for {_checkpoint()}; pictures are made without One More Step."
+        return True, f"Automatic: nothing for {checkpoint_in_words()}; pictures are made without One More Step."
     get = f" {_GET_ONE}." if latents in LATENTS_NAMES else ""
-    return False, f"Automatic: there is no module yet for {_checkpoint()}.{get}"
+    return False, f"Automatic: there is no module yet for {checkpoint_in_words()}.{get}"
 
 
 def _of_named(module: str) -> tuple[bool, str]:
@@ -57,15 +67,15 @@ def _of_named(module: str) -> tuple[bool, str]:
         return True, f"{entry.name} is for {_latents(entry.latents)}."
     if not fits(entry, latents, chosen=True):
         return False, (
-            f"{entry.name} is for {_latents(entry.latents)}; it cannot be used with {_checkpoint()}. Choose "
+            f"{entry.name} is for {_latents(entry.latents)}; it cannot be used with {checkpoint_in_words()}. Choose "
             f"Automatic{_stands_for()}."
         )
     lack = _lack(entry)
     if entry.latents == UNKNOWN:
-        return not lack, f"{entry.name} does not say which checkpoints it is for; you know.{lack}"
+        return not lack, f"{entry.name} does not say which checkpoints it is for, so that is not checked.{lack}"
     other = offer.automatic()
     would = "" if other is None or other == entry else f" Automatic would be {other.name}."
-    return not lack, f"{entry.name} fits {_checkpoint()}.{lack or would}"
+    return not lack, f"{entry.name} fits {checkpoint_in_words()}.{lack or would}"
 
 
 def _lack(entry: ModuleEntry) -> str:
@@ -77,14 +87,6 @@ def _lack(entry: ModuleEntry) -> str:
 def _stands_for() -> str:
     entry = offer.automatic()
     return "" if entry is None else f", which is now {entry.name}"
-
-
-def _checkpoint() -> str:
-    """The checkpoint of the next picture by its name, with the kind of its latents."""
-    checkpoint, latents = host.checkpoint_now(), host.latents_now()
-    name = getattr(checkpoint, "name_for_extra", None) or getattr(checkpoint, "name", None)
-    kind = "" if latents is None else f" ({_latents(latents)})"
-    return f"the checkpoint {name}{kind}" if name else f"the loaded checkpoint{kind}"
 
 
 def _latents(latents: str) -> str:
