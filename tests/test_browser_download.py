@@ -97,7 +97,7 @@ def test_download_fails_is_cancelled_and_succeeds(ui: WebUIPage, hub: Hub, demo:
     ui.choose("oms_download_name", NAME)
     press_download(ui, before="start it again")
     ui.page.get_by_text(f"{NAME} is there.").first.wait_for()
-    ui.page.wait_for_function("document.querySelector('#oms_library_table').innerText.includes('ready')")
+    ui.page.wait_for_function(f"/{NAME}[^\\n]*ready/.test(document.querySelector('#oms_library_table').innerText)")
     row = next(line for line in table.inner_text().splitlines() if line.startswith(NAME))
     assert "SD1/SD2" in row
     assert "ready" in row
