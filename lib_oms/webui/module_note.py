@@ -12,6 +12,8 @@ from lib_oms.listing import NEEDS_TEXT_ENCODER, state
 from lib_oms.settings import AUTOMATIC
 from lib_oms.webui import host, offer, sources
 
+# As light or dark as the theme's text; browsers that cannot mix colors take the first.
+RED = "color: #dc2626; color: color-mix(in srgb, red 65%, var(--body-text-color)); font-weight: 600"
 _STYLE = "padding: 2px 4px; font-size: 0.9em; overflow-wrap: anywhere"
 _GET_ONE = "Press Download under OMS modules below"
 
@@ -22,9 +24,9 @@ def as_html(module: Any) -> str:
         fine, text = _of_automatic() if module == AUTOMATIC else _of_named(str(module))
     except (OMSError, OSError) as error:
         fine, text = False, str(error)
-    color = "--body-text-color-subdued" if fine else "--error-text-color, #d33"
+    look = "color: var(--body-text-color-subdued)" if fine else RED
     kind = "" if fine else " class='error'"
-    return f"<div{kind} style='{_STYLE}; color: var({color})'>{html.escape(text)}</div>"
+    return f"<div{kind} style='{_STYLE}; {look}'>{html.escape(text)}</div>"
 
 
 def checkpoint_in_words() -> str:
