@@ -4,8 +4,8 @@ Each runs in an environment of its own. Tests run under the pins of three WebUI 
 library part, under the newest diffusers and transformers.
 
 Forge Neo runs Python 3.13 with torch 2.11.0. `python3.13 -m nox -s "tests(neo)"` has both; on any other Python its
-remaining pins are tested with TORCH, which says so. OMS_TORCH names another torch in pip's words, such as
-`--index-url https://download.pytorch.org/whl/cpu torch==2.11.0` where the one from PyPI would be 3 GB for a GPU.
+remaining pins are tested with TORCH, which says so. OMS_TORCH says in pip's words which torch to install instead, such
+as one without the 3 GB for a GPU: an index and a version, or a file.
 """
 
 import os
@@ -22,6 +22,8 @@ TORCH = "torch==2.13.0"
 NEO_PYTHON, NEO_TORCH = (3, 13), "torch==2.11.0"
 LAST = {"neo": ["fastapi==0.127.1", "starlette==0.50.0", "annotated-doc", "Pillow==12.2.0"]}
 """What a host has over the limits of others (our own for fastapi, gradio's for Pillow): installed when all else is."""
+PARALLEL = ["-n", os.environ.get("OMS_TEST_PROCESSES", "2"), "--dist", "loadfile"]
+"""Tests of one file share a WebUI, so a file is one process's; the suite is made for two cores."""
 nox.options.sessions = ["tests"]
 nox.options.default_venv_backend = "venv"
 
@@ -74,7 +76,7 @@ def tests(session: nox.Session, host: str) -> None:
             session.warn("chromium is missing: the tests in a browser will be skipped (apt-get install chromium)")
     slow = "neo" if python >= NEO_PYTHON else "forge"
     chosen = session.posargs or (["-m", ""] if host == slow else [])
-    session.run("python", "-m", "pytest", *chosen)
+    session.run("python", "-m", "pytest", *PARALLEL, *chosen)
 
 
 @nox.session(venv_backend="none")

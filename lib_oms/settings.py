@@ -201,7 +201,7 @@ class OMSSettings:
             return {}
         values = {**self.as_dict(), "module": module}
         texts = {s.infotext: _quoted(str(values[s.name]), s.infotext) for s in SETTINGS if values[s.name] != ""}
-        return {**texts, CHOICE: AUTOMATIC} if self.module.casefold() == AUTOMATIC.casefold() else texts
+        return {**texts, CHOICE: AUTOMATIC} if is_automatic(self.module) else texts
 
 
 def _refuse_half_letters(name: str, value: Any) -> None:

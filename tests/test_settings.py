@@ -131,7 +131,9 @@ def test_infotext_names_the_module_that_was_used_and_every_number() -> None:
         "OMS prompt": "night",
         "OMS guidance scale": "1.0",
         "OMS eta": "0.0",
+        "OMS model choice": "Automatic",
     }
+    assert "OMS model choice" not in OMSSettings(True, "m").to_infotext("m [0123456789]")
 
 
 def test_infotext_survives_as_json_and_reads_back_exactly() -> None:

@@ -24,8 +24,6 @@ _WORD = f"{_CELL}; white-space: nowrap"
 _GROUP = f"{_CELL}; padding-top: 0.6em; font-weight: 600"
 _WIDE = 24  # letters from which on a word may be broken, so that it does not push the others out of the page
 _LONG, _SHORT = 240, 120  # letters of an explanation from which on it is folded, and those that then show
-# As light or dark as the theme's text; browsers that cannot mix colors take the first.
-_RED = "color: #dc2626; color: color-mix(in srgb, red 65%, var(--body-text-color)); font-weight: 600"
 _BAR = "height: 0.6em; border-radius: 0.3em; background: var(--border-color-primary, #9ca3af); overflow: hidden"
 _DONE = "height: 100%; background: var(--primary-500, #2563eb)"
 
@@ -96,7 +94,7 @@ def _missing_folders() -> str:
 
 def _error(text: str) -> str:
     """A line in red; hosts have the class, and no color for it outside of their own log."""
-    return f"<div class='error' style='{_RED}; overflow-wrap: anywhere'>{html.escape(text)}</div>"
+    return f"<div class='error' style='{module_note.RED}; overflow-wrap: anywhere'>{html.escape(text)}</div>"
 
 
 def _group(line: Listed, latents: str | None) -> str:

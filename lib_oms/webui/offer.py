@@ -116,6 +116,8 @@ def restored(module: str, *, automatic: bool = False) -> str:
     A file that was renamed is known by its fingerprint. What is not here, or holds something else now, stays as
     infotext has it, so that generating says so instead of quietly making another picture.
     """
+    if is_automatic(module):
+        return AUTOMATIC
     offered = entries()
     entry = _find(offered, module) or _renamed(offered, module)
     if entry is None:
