@@ -272,7 +272,7 @@ def test_same_picture_alone_and_in_a_batch(webui: WebUI, source: str) -> None:
 def test_wrong_arguments_fail_with_a_message(webui: WebUI, args: list, words: list[str]) -> None:
     with pytest.raises(RequestFailed) as error:
         webui.txt2img(*args, sampler_name="Euler")
-    for word in ["One More Step: ", *words]:
+    for word in words:
         assert word in str(error.value)
     assert webui.txt2img(sampler_name="Euler").seen  # and the host is well afterwards
 

@@ -130,7 +130,7 @@ def test_a_folder_that_is_not_there_is_said_in_the_list(webui: WebUI, tmp_path: 
 
     (tmp_path / "there").mkdir()
     assert "There is no folder" not in library_panel.table(), "such as models/OMS, which nobody named"
-    webui.options(oms_module_folders=f"{tmp_path / 'there'}\n{tmp_path / 'lost & gone'}")
+    set_folders(f"{tmp_path / 'there'}\n{tmp_path / 'lost & gone'}")
     shown = library_panel.table()
     assert shown.count("There is no folder") == 1
     assert f"{tmp_path}/lost &amp; gone, which the settings page names." in shown

@@ -79,9 +79,9 @@ def test_every_picture_of_a_batch_is_there(api: Any) -> None:
     ("args", "words"),
     [
         ((True, "Automatic", "", 99), "OMS guidance scale (guidance_scale): 99 is not allowed, only a number from 0"),
-        (("yes",), "One More Step (enabled): 'yes' is not allowed, only true or false"),
+        (("yes",), "OMS (enabled): 'yes' is not allowed, only true or false"),
         (({"eta": 2},), "OMS eta (eta): 2 is not allowed, only a number from 0 to 1"),
-        (({"cfg": 2},), "'cfg' is no setting of One More Step"),
+        (({"cfg": 2},), "there is no setting 'cfg'. Allowed are enabled, module"),
         ((True, "no such module"), "there is no OMS module named 'no such module'"),
     ],
 )
