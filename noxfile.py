@@ -24,6 +24,8 @@ LAST = {"neo": ["fastapi==0.127.1", "starlette==0.50.0", "annotated-doc", "Pillo
 """What a host has over the limits of others (our own for fastapi, gradio's for Pillow): installed when all else is."""
 PARALLEL = ["-n", os.environ.get("OMS_TEST_PROCESSES", "2"), "--dist", "loadfile"]
 """Tests of one file share a WebUI, so a file is one process's; the suite is made for two cores."""
+ONCE = ("step", "settings", "prompt", "download", "training", "dataset", "trust")
+"""Tests that touch no host: run under the pins of the oldest huggingface_hub and with the newest libraries alone."""
 nox.options.sessions = ["tests"]
 nox.options.default_venv_backend = "venv"
 
@@ -60,7 +62,10 @@ def demo(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("host", ["a1111", "forge", "neo", "latest"], ids=["a1111", "forge", "neo", "latest"])
 def tests(session: nox.Session, host: str) -> None:
-    """Runs the tests; whatever follows `--` is handed to pytest. Slow tests run under one host's pins only."""
+    """Runs the tests; whatever follows `--` is handed to pytest.
+
+    Slow tests run under one host's pins only, and so do those of ONCE, which the newest libraries' session has, too.
+    """
     python = version(session)
     if host in ("a1111", "forge") and python >= NEO_PYTHON:
         session.skip("its pins are older than Python 3.13, and have no files for it")
@@ -74,8 +79,9 @@ def tests(session: nox.Session, host: str) -> None:
         install(session, "demo,test", host, NEO_TORCH if host == "neo" and python == NEO_PYTHON else TORCH)
         if not (shutil.which("chromium") or os.environ.get("CHROMIUM")):
             session.warn("chromium is missing: the tests in a browser will be skipped (apt-get install chromium)")
-    slow = "neo" if python >= NEO_PYTHON else "forge"
-    chosen = session.posargs or (["-m", ""] if host == slow else [])
+    whole = "neo" if python >= NEO_PYTHON else "forge"
+    once = [f"--ignore=tests/test_{name}.py" for name in ONCE] if host not in (whole, "latest") else []
+    chosen = session.posargs or (["-m", ""] if host == whole else once)
     session.run("python", "-m", "pytest", *PARALLEL, *chosen)
 
 
