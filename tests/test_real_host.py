@@ -636,7 +636,7 @@ def test_real_settings_stand_in_a_category(webui: WebUI) -> None:
     components = [component["props"] for component in webui.get("/config").json()["components"]]
     (told,) = [props["value"] for props in components if props.get("elem_id") == "settings_json"]
     first = {category: section for section, category in json.loads(told)["_categories"]}
-    titles = [props["label"] for props in components if str(props.get("elem_id")).startswith("settings_")]
+    titles = [props.get("label") for props in components if str(props.get("elem_id")).startswith("settings_")]
     at = titles.index("One More Step")
     assert titles.index(first["Stable Diffusion"]) < at < titles.index(first["User Interface"])
 
