@@ -3,13 +3,14 @@ there; anew whenever the page is loaded.
 """
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import requests
-from browser_helpers import DemoProcess, WebUIPage, chromium
+from browser_helpers import PATIENCE, DemoProcess, WebUIPage, chromium
 from safetensors.torch import load_file, save_file
 from test_browser import browser  # noqa: F401 - a fixture
 
@@ -98,6 +99,14 @@ def offered(ui: WebUIPage) -> list[str]:
     return [text.replace("\u2713", "").strip() for text in found]
 
 
+def wait_for_offer(ui: WebUIPage, expected: list[str]) -> None:
+    """The line below the dropdown also comes by the tick, so it may be there before the choices are."""
+    give_up = time.monotonic() + PATIENCE
+    while (found := offered(ui)) != expected and time.monotonic() < give_up:
+        ui.page.wait_for_timeout(300)
+    assert found == expected
+
+
 def generate(ui: WebUIPage) -> str:
     ui.write("txt2img_prompt", PROMPT)
     ui.set_number("txt2img_steps", 1)
@@ -116,7 +125,7 @@ def test_the_page_is_made_anew_whenever_it_is_loaded(ui: WebUIPage, demo: DemoPr
     add(demo, model, "a-wide-one", "sdxl")
     reload(ui)
     wait_for_note(ui, "Automatic is now dark, for the checkpoint embedded (SD1/SD2).")
-    assert offered(ui) == ["Automatic", "dark", "a-wide-one"], "what fits stands first"
+    wait_for_offer(ui, ["Automatic", "dark", "a-wide-one"])  # what fits stands first
     assert not ui.find("oms_download").is_visible()
     assert ui.chosen("oms_module") == "Automatic"
 
