@@ -36,7 +36,7 @@ def start(root, *words):
     return subprocess.Popen(
         [sys.executable, "-m", *words],
         cwd=root,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},  # or the end of the bar's line may be cut
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
