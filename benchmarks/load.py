@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from lib_oms.unet import OMSUNet, OMSUNetConfig
+from lib_oms.psi import OMSUNet, OMSUNetConfig
 
 SIZES = {"tiny": OMSUNetConfig.tiny, "base": OMSUNetConfig.base, "large": OMSUNetConfig.large}
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}

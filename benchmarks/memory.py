@@ -3,7 +3,7 @@
     python benchmarks/memory.py [--count 30] [--after 6]
 
 Three modules of the published size (psi of 154 M parameters, OpenCLIP ViT-H of 340 M, random weights, as files) take
-turns, in the miniature WebUI, or in the one that OMS_WEBUI_DIR names (tests/real_host_helpers.py). Each memory policy
+turns, in the miniature WebUI, or in the one that OMS_WEBUI_DIR names (tests' real_host_helpers.py). Each memory policy
 gets a fresh process. Its resident memory is read from outside, after each picture; nothing collects, trims or waits in
 between. Of it, the memory that is no file's is told apart: what a WebUI has mapped of its checkpoint the system takes
 back and brings again as it likes. Ends with 1 where either is after the last picture more than 3 % above what it was
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
 
 import psutil
 import real_host_helpers

@@ -24,10 +24,10 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizerFast
 
 from lib_oms.module import OMSModule
+from lib_oms.psi import OMSUNet, OMSUNetConfig
 from lib_oms.settings import OMSSettings
 from lib_oms.step import one_more_step_ve
 from lib_oms.text import MixClipEncoder, OpenCLIPEncoder, TextEncoder
-from lib_oms.unet import OMSUNet, OMSUNetConfig
 from lib_oms.webui.request import FirstStep, Request, starting_noise
 
 ROOT = Path(__file__).resolve().parents[1]

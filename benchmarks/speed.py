@@ -29,10 +29,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizerFast
 
 from lib_oms.module import OMSModule
+from lib_oms.psi import OMSUNet, OMSUNetConfig
 from lib_oms.settings import OMSSettings
 from lib_oms.step import one_more_step_ve
 from lib_oms.text import OpenCLIPEncoder
-from lib_oms.unet import OMSUNet, OMSUNetConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}

@@ -16,8 +16,8 @@ from lib_oms.errors import OMSError
 
 # command: (module that implements it, what it does in a line)
 COMMANDS = {
-    "train": ("lib_oms.training", "train an OMS module on a folder of pictures with captions"),
-    "evaluate": ("lib_oms.embedded.evaluate", "measure what an OMS module does to the brightness of pictures"),
+    "train": ("lib_oms.commands.train", "train an OMS module on a folder of pictures with captions"),
+    "evaluate": ("lib_oms.commands.evaluate", "measure what an OMS module does to the brightness of pictures"),
     "models": ("lib_oms.commands.models", "list the OMS modules that are here, and those that can be downloaded"),
     "download": ("lib_oms.commands.download", "download a published OMS module and its text encoder"),
     "inspect": ("lib_oms.commands.inspect", "say what a file is, why, and what it fits"),

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from lib_oms.devices import without_autocast
 from lib_oms.errors import ModuleFileError, OMSError
-from lib_oms.library import TEXT_ENCODERS_FOLDER, identify, own_folder
+from lib_oms.library import TextSource
+from lib_oms.library.entries import TEXT_ENCODERS_FOLDER, identify, own_folder
+from lib_oms.psi import OMSUNet, predict_v
 from lib_oms.text import KINDS, TextEncoder, holds_encoder, load_text_encoder
-from lib_oms.text_sources import TextSource
-from lib_oms.unet import OMSUNet, predict_v
 
 
 class Texts(NamedTuple):

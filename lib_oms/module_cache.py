@@ -13,11 +13,10 @@ import torch
 from torch import nn
 
 from lib_oms.console import say
-from lib_oms.library import ModuleEntry
+from lib_oms.library import ModuleEntry, Places, TextSource, find_source
 from lib_oms.module import OMSModule
-from lib_oms.module_files import inspect_module
+from lib_oms.psi import inspect_module
 from lib_oms.text import TextEncoder
-from lib_oms.text_sources import Places, TextSource, find_source
 
 KEPT = 2  # as many as a person who compares two modules goes to and fro between
 

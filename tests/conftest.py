@@ -22,3 +22,11 @@ def root() -> Path:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes]]:
+    """The published repositories, small: names, and files with their content."""
+    import published_helpers
+
+    return published_helpers.published(tmp_path_factory.mktemp("module"), tmp_path_factory.mktemp("encoder"))

@@ -10,7 +10,7 @@ from module_helpers import Forwards, tiny_encoder, tiny_module, tiny_psi, write_
 
 from lib_oms.errors import ModuleFileError, OMSError
 from lib_oms.module import OMSModule
-from lib_oms.unet import predict_v
+from lib_oms.psi import predict_v
 
 
 @pytest.fixture(scope="module")

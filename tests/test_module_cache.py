@@ -14,12 +14,11 @@ from safetensors.torch import load_file, save_file
 from text_helpers import VIT_H
 
 from lib_oms.errors import ModuleFileError
-from lib_oms.fingerprint import fingerprint
-from lib_oms.library import ModuleEntry, describe, scan
+from lib_oms.library import ModuleEntry, Places, TextSource, describe, find_source, scan
+from lib_oms.library.fingerprint import fingerprint
 from lib_oms.module import OMSModule
 from lib_oms.module_cache import ModuleCache
 from lib_oms.text import TextEncoder
-from lib_oms.text_sources import Places, TextSource, find_source
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ first step, and stay so: the demo has no schedule of prompts.
 
 import torch
 
-from lib_oms.prompt import parse_prompt
+from lib_oms.text.prompt import parse_prompt
 
 CHUNK = 75
 

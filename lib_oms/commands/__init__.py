@@ -1,1 +1,4 @@
-"""Commands about modules as files: models, inspect, convert, download."""
+"""The commands of `python -m lib_oms`, a file each: what it asks for, and what it prints of what the packages do.
+
+places.py finds the WebUI's folders for them.
+"""

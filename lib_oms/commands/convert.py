@@ -8,11 +8,13 @@ from pathlib import Path
 
 import torch
 
-from lib_oms import catalogue
 from lib_oms.errors import ModuleFileError, OMSError, SettingError
-from lib_oms.library import LATENTS_KEY, TEXT_ENCODER_KEY, UNKNOWN, ModuleEntry, describe
-from lib_oms.module_files import MODULE_FOLDER, written_whole
-from lib_oms.unet import OMSUNet
+from lib_oms.files import written_whole
+from lib_oms.library import UNKNOWN, ModuleEntry, describe
+from lib_oms.library.entries import LATENTS_KEY, TEXT_ENCODER_KEY
+from lib_oms.psi import OMSUNet
+from lib_oms.psi.files import MODULE_FOLDER
+from lib_oms.text import TEXT_ENCODERS
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -92,7 +94,7 @@ def _name_the_rest(target: Path, entry: ModuleEntry) -> None:
     """model_index.json, and where it is a published one, the text encoder's folders, which only name a repository."""
     index = {"_class_name": "OMSPipeline", "oms_module": ["diffusers_patch", "UNet2DConditionWoCTModel"]}
     _write(target / "model_index.json", index)
-    source = catalogue.TEXT_ENCODERS.get(entry.text_encoder)
+    source = TEXT_ENCODERS.get(entry.text_encoder)
     if source is None or source.width != entry.width:
         return
     for part in source.folders:

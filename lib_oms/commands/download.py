@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from lib_oms import places
-from lib_oms.download import NAMES, Progress, download
+from lib_oms.commands import places
 from lib_oms.errors import SettingError
+from lib_oms.library.download import NAMES, Progress, download
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,16 +7,15 @@ import math
 from collections import Counter
 from pathlib import Path
 
-from lib_oms import places
-from lib_oms.catalogue import LATENTS_NAMES
+from lib_oms.commands import places
 from lib_oms.errors import ModuleFileError
-from lib_oms.fingerprint import fingerprint
-from lib_oms.header import Header, read_header
+from lib_oms.files import LATENTS_NAMES, Header, read_header
 from lib_oms.library import UNKNOWN, describe
-from lib_oms.listing import human_size, state
-from lib_oms.module_files import ModuleFile, inspect_module
+from lib_oms.library.fingerprint import fingerprint
+from lib_oms.library.listing import human_size, state
+from lib_oms.library.text_sources import checkpoint_tower
+from lib_oms.psi import ModuleFile, inspect_module
 from lib_oms.text import KINDS, holds_encoder
-from lib_oms.text_sources import checkpoint_tower
 
 _FITS = {
     "sd": "any checkpoint of SD1.x or SD2.x, and whatever is made of one",

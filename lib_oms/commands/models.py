@@ -7,9 +7,9 @@ import json
 import sys
 from dataclasses import asdict
 
-from lib_oms import places
-from lib_oms.catalogue import LATENTS_NAMES
-from lib_oms.listing import READY, Listed, human_size, listing
+from lib_oms.commands import places
+from lib_oms.files import LATENTS_NAMES
+from lib_oms.library.listing import READY, Listed, human_size, listing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

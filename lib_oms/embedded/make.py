@@ -295,8 +295,8 @@ def write_picture_folder(folder: Path, count: int, seed: int) -> None:
 
 def train_psi(out: Path, work: Path, seed: int, steps: int, pictures: int) -> None:
     """Trains psi on drawn pictures with the trainer that anybody uses: `python -m lib_oms train`."""
+    from lib_oms.psi import OMSUNet
     from lib_oms.training import TrainingSettings, train
-    from lib_oms.unet import OMSUNet
 
     write_picture_folder(work / "pictures", pictures, seed + 5)
     module = train(
@@ -325,7 +325,7 @@ def train_psi(out: Path, work: Path, seed: int, steps: int, pictures: int) -> No
 
 def write_untrained(out: Path, seed: int) -> None:
     """Writes the whole folder with random weights, for tests of everything but the pictures."""
-    from lib_oms.unet import OMSUNet, OMSUNetConfig
+    from lib_oms.psi import OMSUNet, OMSUNetConfig
 
     torch.manual_seed(seed)
     captions = draw.dataset(300, seed)[1]

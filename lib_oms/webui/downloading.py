@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 from tqdm import tqdm
 
-from lib_oms import catalogue
 from lib_oms.console import say
-from lib_oms.download import NAMES, Progress, download
 from lib_oms.errors import Cancelled, OMSError, SettingError
-from lib_oms.listing import human_size
+from lib_oms.library import catalogue
+from lib_oms.library.download import NAMES, Progress, download
+from lib_oms.library.listing import human_size
 from lib_oms.settings import AUTOMATIC
 from lib_oms.webui import host, sources
 

@@ -10,8 +10,8 @@ from modules import errors
 from torch import Tensor
 
 from lib_oms.errors import OMSError
-from lib_oms.fingerprint import fingerprint
 from lib_oms.library import ModuleEntry
+from lib_oms.library.fingerprint import fingerprint
 from lib_oms.settings import OMSSettings
 from lib_oms.text import TextEncoder
 from lib_oms.webui import host, host_text, infotext, memory, offer, options, progress, trouble, xyz

@@ -13,9 +13,9 @@ import torch
 from modules import devices, paths, processing, scripts, sd_models, shared
 from torch import Tensor
 
-from lib_oms.checkpoint_latents import checkpoint_latents
 from lib_oms.console import say
 from lib_oms.errors import OMSError
+from lib_oms.files import checkpoint_latents
 from lib_oms.webui import options, trouble
 
 TITLE = trouble.NAME

@@ -20,7 +20,7 @@ from modules import devices
 from torch import Tensor, nn
 
 from lib_oms.text import TextEncoder
-from lib_oms.tower import TextTower
+from lib_oms.text.tower import TextTower
 from lib_oms.webui import memory
 
 Run = Callable[[nn.Module, Tensor], Tensor]
@@ -271,6 +271,6 @@ def _make_fast(tokenizer: Any, pad: int | None) -> Any:
         tokenizer.save_pretrained(folder)
         fast = CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
     if pad is not None:
-        # As a special token, so that "!" in a prompt is read as in psi's training (see lib_oms/text.py).
+        # As a special token, so that "!" in a prompt is read as in psi's training (see lib_oms/text/encoders.py).
         fast.add_special_tokens({"pad_token": fast.convert_ids_to_tokens(pad)})
     return fast

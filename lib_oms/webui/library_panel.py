@@ -9,11 +9,11 @@ from typing import Any
 
 import gradio as gr
 
-from lib_oms.catalogue import LATENTS_NAMES
 from lib_oms.embedded import LATENTS as EMBEDDED
 from lib_oms.errors import OMSError
+from lib_oms.files import LATENTS_NAMES
 from lib_oms.library import UNKNOWN
-from lib_oms.listing import BROKEN, NOT_DOWNLOADED, READY, Listed, human_size, listing
+from lib_oms.library.listing import BROKEN, NOT_DOWNLOADED, READY, Listed, human_size, listing
 from lib_oms.settings import AUTOMATIC
 from lib_oms.webui import downloading, host, module_note, offer, sources
 

@@ -20,7 +20,7 @@ from modules import devices, shared
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lib_oms.unet_config import OMSUNetConfig
+from lib_oms.psi import OMSUNetConfig
 from lib_oms.webui.options import KEEP_ON_DEVICE, memory_policy
 
 try:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import html
 from typing import Any
 
-from lib_oms.catalogue import LATENTS_NAMES
 from lib_oms.errors import OMSError
+from lib_oms.files import LATENTS_NAMES
 from lib_oms.library import UNKNOWN, ModuleEntry, fits
-from lib_oms.listing import NEEDS_TEXT_ENCODER, state
+from lib_oms.library.listing import NEEDS_TEXT_ENCODER, state
 from lib_oms.settings import AUTOMATIC
 from lib_oms.webui import host, offer, sources
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from lib_oms import library
-from lib_oms.catalogue import LATENTS_NAMES
 from lib_oms.errors import ModuleFileError, SettingError
-from lib_oms.fingerprint import Remembered, fingerprint
-from lib_oms.library import ModuleEntry
+from lib_oms.files import LATENTS_NAMES
+from lib_oms.library import UNKNOWN, ModuleEntry, fits, scan
+from lib_oms.library.fingerprint import Remembered, fingerprint
 from lib_oms.settings import AUTOMATIC, close_to, is_automatic
 from lib_oms.webui import host
 from lib_oms.webui.first_step import NotApplicable
@@ -27,11 +26,11 @@ def entries() -> list[ModuleEntry]:
 
 
 def _all() -> list[ModuleEntry]:
-    return library.scan(host.module_folders())
+    return scan(host.module_folders())
 
 
 def _offered(there: list[ModuleEntry]) -> list[ModuleEntry]:
-    known = {*LATENTS_NAMES, library.UNKNOWN, host.latents_of(host.loaded_model())}
+    known = {*LATENTS_NAMES, UNKNOWN, host.latents_of(host.loaded_model())}
     return [entry for entry in there if entry.latents in known]
 
 
@@ -43,7 +42,7 @@ def choices(chosen: str = AUTOMATIC) -> list[str]:
     """
     there = entries()
     latents = host.latents_now()
-    fitting = sorted(there, key=lambda entry: latents is None or not library.fits(entry, latents))
+    fitting = sorted(there, key=lambda entry: latents is None or not fits(entry, latents))
     return list(dict.fromkeys([AUTOMATIC, *_usable(fitting), chosen]))
 
 
@@ -93,7 +92,7 @@ def choose(module: str, latents: str | None, why_none: str = "") -> ModuleEntry:
             f"the OMS module {entry.name!r} cannot be used: {why_none}. No OMS module is made for it: untick the step, "
             "or choose Automatic, which leaves such a model alone."
         )
-    if not library.fits(entry, latents, chosen=True):
+    if not fits(entry, latents, chosen=True):
         raise SettingError(
             f"the OMS module {entry.name!r} is for {_latents_name(entry.latents)}, which the loaded model does not "
             f"have. {_instead(offered, latents)}"
@@ -181,7 +180,7 @@ def _has_fingerprint(entry: ModuleEntry, wanted: str) -> bool:
 
 def _automatic(offered: list[ModuleEntry], latents: str) -> ModuleEntry:
     """The smallest module that fits (the published large one costs as much as a step of SDXL), first by name."""
-    fitting = [entry for entry in offered if library.fits(entry, latents)]
+    fitting = [entry for entry in offered if fits(entry, latents)]
     if fitting:
         return min(fitting, key=lambda entry: (entry.size, entry.name))
     broken = [f"{entry.name}: {entry.problem}" for entry in offered if entry.problem]
@@ -190,7 +189,7 @@ def _automatic(offered: list[ModuleEntry], latents: str) -> ModuleEntry:
 
 
 def _instead(offered: list[ModuleEntry], latents: str) -> str:
-    fitting = [entry.name for entry in offered if library.fits(entry, latents)]
+    fitting = [entry.name for entry in offered if fits(entry, latents)]
     if fitting:
         are = "The one for the loaded model is" if len(fitting) == 1 else "Those for the loaded model are"
         return f"{are} {', '.join(fitting)}."

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lib_oms.errors import OMSError
 from lib_oms.module import OMSModule, Texts
-from lib_oms.prompt import first_step_text
 from lib_oms.settings import OMSSettings
 from lib_oms.step import one_more_step
+from lib_oms.text.prompt import first_step_text
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Where this host may hold text encoders: what lib_oms.text_sources asks for."""
+"""Where this host may hold text encoders: what lib_oms.library.text_sources asks for."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lib_oms.library import ModuleEntry
-from lib_oms.text_sources import LoadedModel, Places, TextSource, checkpoint_tower, find_source
+from lib_oms.library import ModuleEntry, Places, TextSource, find_source
+from lib_oms.library.text_sources import LoadedModel, checkpoint_tower
 from lib_oms.webui import host, host_text
 
 

@@ -1,0 +1,21 @@
+"""Files before anything trusts them: the headers of .safetensors files, what they tell of latents, and small JSON.
+
+Nothing here knows what an OMS module is.
+"""
+
+from lib_oms.files.disk import json_object, read_json, written_whole
+from lib_oms.files.header import FLOATS, Header, TensorInfo, file_stamp, read_header
+from lib_oms.files.latents import LATENTS_NAMES, checkpoint_latents
+
+__all__ = [
+    "FLOATS",
+    "LATENTS_NAMES",
+    "Header",
+    "TensorInfo",
+    "checkpoint_latents",
+    "file_stamp",
+    "json_object",
+    "read_header",
+    "read_json",
+    "written_whole",
+]

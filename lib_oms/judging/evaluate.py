@@ -1,0 +1,186 @@
+"""Measures what One More Step does to the embedded model's pictures: `python -m lib_oms evaluate --embedded`.
+
+Every pair of pictures, raw and OMS, starts from the same noise. The captions and the data they are compared with come
+from `draw.evaluation_set`, whose scenes no training has seen.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from lib_oms.embedded import MODEL_DIR, draw
+from lib_oms.embedded.load import load_pipeline
+from lib_oms.errors import OMSError
+from lib_oms.judging import metrics
+from lib_oms.pipeline import OneMoreStep
+
+BATCH = 25
+#: name: (diffusers' scheduler, its options)
+SAMPLERS: dict[str, tuple[str, dict]] = {
+    "DDIM": ("DDIMScheduler", {}),
+    "DDPM": ("DDPMScheduler", {}),
+    "Euler": ("EulerDiscreteScheduler", {}),
+    "Euler a": ("EulerAncestralDiscreteScheduler", {}),
+    "Heun": ("HeunDiscreteScheduler", {}),
+    "DPM++ 2M": ("DPMSolverMultistepScheduler", {}),
+    "DPM++ 2M Karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    "UniPC": ("UniPCMultistepScheduler", {}),
+    "PNDM": ("PNDMScheduler", {"skip_prk_steps": True}),
+}
+#: The main prompt of the test of obedience: it names no background.
+OBEDIENCE_PROMPT = "a circle"
+#: Grey backgrounds from black to white: the middle of what each name means.
+LADDER = {
+    f"{name} background": (low + min(high, 1.0)) / 2
+    for low, (high, name) in zip([0.0, *(bound for bound, _ in draw.GREYS)], draw.GREYS, strict=False)
+}
+ASKED_COLOURS = ("red", "green", "blue", "yellow")
+
+
+@dataclass
+class Evaluation:
+    """What was measured. Distances in grey levels (0..255), means and ranges 0..1."""
+
+    model: str
+    sampler: str
+    steps: int
+    cfg: float
+    oms_guidance_scale: float
+    count: int
+    seed: int
+    wasserstein_raw: float
+    wasserstein_oms: float
+    ratio: float
+    mean_black: float
+    mean_white: float
+    mean_black_raw: float
+    mean_white_raw: float
+    obedience_spearman: float
+    obedience_range: float
+    colour_accuracy: float
+    seconds: float
+
+
+class Painter:
+    """Makes pictures with and without One More Step from the same noise.
+
+    :param cfg: the guidance scale of the main model.
+    :param scale: the guidance scale of One More Step.
+    """
+
+    def __init__(
+        self, variant: str, sampler: str, steps: int, cfg: float, scale: float, seed: int, folder: Path = MODEL_DIR
+    ) -> None:
+        if sampler not in SAMPLERS:
+            raise OMSError(f"there is no sampler {sampler!r}; there are {', '.join(SAMPLERS)}")
+        self._pipe = load_pipeline(variant, folder)
+        name, options = SAMPLERS[sampler]
+        self._pipe.scheduler = getattr(diffusers, name).from_config(self._pipe.scheduler.config, **options)
+        self._oms = OneMoreStep.from_pretrained(folder, dtype=torch.float32)
+        self._steps, self._cfg, self._scale, self._seed = steps, cfg, scale, seed
+        self.progress: Callable[[int], None] = lambda pictures: None
+
+    def paint(self, prompts: list[str], *, oms: bool, oms_prompts: list[str] | None = None, first: int = 0):
+        """Pictures [B, H, W, 3], 0..1; picture i starts from the noise of number `first + i`."""
+        parts = []
+        for start in range(0, len(prompts), BATCH):
+            end = min(start + BATCH, len(prompts))
+            generators = [
+                torch.Generator().manual_seed(self._seed * 1_000_003 + first + index) for index in range(start, end)
+            ]
+            options = {
+                "prompt": prompts[start:end],
+                "generator": generators,
+                "num_inference_steps": self._steps,
+                "guidance_scale": self._cfg,
+                "output_type": "np",
+            }
+            if oms:
+                options["oms_prompt"] = oms_prompts[start:end] if oms_prompts else None
+                options["oms_guidance_scale"] = self._scale
+                parts.append(self._oms(self._pipe, **options).images)
+            else:
+                parts.append(self._pipe(**options).images)
+            self.progress(end - start)
+        return np.concatenate(parts)
+
+
+@dataclass
+class Pictures:
+    """What the pictures of an evaluation are made from; see `evaluate`."""
+
+    captions: list[str]
+    data: np.ndarray
+    raw: np.ndarray
+    oms: np.ndarray
+    ladder: np.ndarray
+
+
+def evaluate(
+    painter: Painter, *, variant: str, sampler: str, steps: int, cfg: float, scale: float, count: int, seed: int,
+    small: int,
+) -> tuple[Evaluation, Pictures]:  # fmt: skip
+    """Measures distances on `count` captions; black, white and obedience on `small` pictures a prompt."""
+    began = time.monotonic()
+    total = 2 * count + 4 * small + (len(LADDER) + len(ASKED_COLOURS)) * small
+    with tqdm(total=total, desc=f"{variant}, {sampler}, CFG {cfg:g}", unit="picture") as bar:
+        painter.progress = bar.update
+        data, captions = draw.evaluation_set(count, seed)
+        data_means = metrics.picture_means(data / np.float32(255))
+        raw, oms = (painter.paint(captions, oms=flag) for flag in (False, True))
+        ends = {
+            (name, flag): metrics.picture_means(
+                painter.paint([f"{name} background"] * small, oms=flag, first=10_000)
+            ).mean()
+            for name in ("black", "white")
+            for flag in (False, True)
+        }
+
+        def obey(prompts: list[str]) -> np.ndarray:
+            asked = [prompt for prompt in prompts for _ in range(small)]
+            return painter.paint([OBEDIENCE_PROMPT] * len(asked), oms=True, oms_prompts=asked, first=20_000)
+
+        ladder = obey(list(LADDER))
+        measured = metrics.background_colours(ladder).mean(axis=1)
+        asked = np.repeat(list(LADDER.values()), small)
+        by_prompt = measured.reshape(len(LADDER), small).mean(axis=1)
+        names = {name: _rgb(name) for name in draw.COLOURS} | {
+            "black": (0.02,) * 3,
+            "gray": (0.5,) * 3,
+            "white": (0.98,) * 3,
+        }
+        colours = metrics.background_colours(obey([f"{name} background" for name in ASKED_COLOURS]))
+        hits = [
+            metrics.nearest_colour(colour, names) == ASKED_COLOURS[index // small]
+            for index, colour in enumerate(colours)
+        ]
+    distances = [metrics.wasserstein(metrics.picture_means(pictures), data_means) for pictures in (raw, oms)]
+    result = Evaluation(
+        model=variant, sampler=sampler, steps=steps, cfg=cfg, oms_guidance_scale=scale, count=count, seed=seed,
+        wasserstein_raw=distances[0],
+        wasserstein_oms=distances[1],
+        ratio=distances[0] / max(distances[1], 1e-9),
+        mean_black=float(ends["black", True]),
+        mean_white=float(ends["white", True]),
+        mean_black_raw=float(ends["black", False]),
+        mean_white_raw=float(ends["white", False]),
+        obedience_spearman=metrics.spearman(asked, measured),
+        obedience_range=float((by_prompt[-1] - by_prompt[0]) / (asked[-1] - asked[0])),
+        colour_accuracy=float(np.mean(hits)),
+        seconds=round(time.monotonic() - began, 1),
+    )  # fmt: skip
+    return result, Pictures(captions, data, raw, oms, ladder)
+
+
+def _rgb(name: str) -> tuple[float, float, float]:
+    import colorsys
+
+    return colorsys.hsv_to_rgb(*draw.COLOURS[name])

@@ -1,0 +1,333 @@
+"""The miniature WebUI as a process of its own, and its page in real headless Chromium.
+
+Elements are found by the elem_ids that the host and the extension give them, which are the same in gradio 3.41 and 4.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from playwright.sync_api import BrowserContext, Locator, Page
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = Path(os.environ.get("OMS_DEMO_MODEL", ROOT / "models" / "demo"))
+#: Whether all fields have been as they are for half a second.
+SETTLED = """() => {
+    const now = JSON.stringify([...document.querySelectorAll('input, textarea')].map((e) => [e.value, e.checked]));
+    const seen = window.fieldsSeen;
+    if (!seen || seen.now !== now) window.fieldsSeen = {now, since: performance.now()};
+    return Boolean(seen) && seen.now === now && performance.now() - seen.since > 500;
+}"""
+#: Whether no result still wears gradio's "processing | 0.1/1.4s": values come before that goes.
+SHOWN = "() => !document.querySelector('#txt2img_results .progress-text')"
+PATIENCE = float(os.environ.get("OMS_TEST_PATIENCE", 300))
+"""Seconds that a start of the WebUI or one generation may take: the machine may have other work to do."""
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = (
+    "--no-sandbox",  # containers run as root
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--force-color-profile=srgb",
+    # Names of other machines lead nowhere: the tests must not depend on there being an internet.
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+)
+
+
+def find_browser() -> str | None:
+    """Path of Chromium: what CHROMIUM names, else the first one on PATH."""
+    return shutil.which(os.environ.get("CHROMIUM", "")) or next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def brightness(image: Image.Image) -> float:
+    """Mean of all pixels and colours, 0 (black) to 1 (white)."""
+    return float(np.asarray(image.convert("RGB"), dtype=np.float64).mean() / 255)
+
+
+class DemoProcess:
+    """`python -m demo` on a free loopback port, with this repository as its extension. Raises RuntimeError with the
+    end of its log where it does not start.
+    """
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._log = folder / "demo.log"
+        self.modules = folder / "modules"
+        """a folder for OMS modules besides the extension's own; empty unless OMS_DEMO_MODEL names another model"""
+        self.modules.mkdir()
+        if MODEL != ROOT / "models" / "demo":
+            self.add_module(MODEL.name)
+        command = [
+            sys.executable,
+            "-u",
+            "-m",
+            "demo",
+            "--port",
+            "0",
+            "--model",
+            str(MODEL),
+            "--host-style",
+            host_style(),
+            "--data-dir",
+            str(folder / "outputs"),
+            "--oms-models-dir",
+            str(self.modules),
+            *arguments,
+        ]
+        with self._log.open("w", encoding="utf-8") as log:
+            self._process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        self.url = self._wait()
+
+    def add_module(self, name: str) -> Path:
+        """Puts a copy of the demo's OMS module into `modules` under another name; gives its folder."""
+        for part in ("oms_module", "text_encoder", "tokenizer"):
+            shutil.copytree(MODEL / part, self.modules / name / part)
+        return self.modules / name
+
+    @property
+    def port(self) -> int:
+        return urlsplit(self.url).port
+
+    @property
+    def log(self) -> str:
+        """What it has printed."""
+        return self._log.read_text(encoding="utf-8")
+
+    def _wait(self) -> str:
+        give_up = time.monotonic() + PATIENCE
+        while time.monotonic() < give_up and self._process.poll() is None:
+            if found := re.search(r"Running on local URL: +(http://127\.0\.0\.1:\d+)", self.log):
+                return found[1]
+            time.sleep(0.2)
+        self.close()
+        raise RuntimeError(f"the miniature WebUI did not start:\n{self.log[-4000:]}")
+
+    def close(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def __enter__(self) -> DemoProcess:
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.close()
+
+
+def host_style() -> str:
+    """The host that goes with the gradio at hand: Forge is the one with gradio 4."""
+    import gradio
+
+    return "forge" if int(gradio.__version__.split(".")[0]) >= 4 else "a1111"
+
+
+@contextmanager
+def chromium(profile: Path, browser: str, **options: Any) -> Iterator[BrowserContext]:
+    """Headless Chromium with a fresh profile in `profile`; `options` are playwright's."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            str(profile), executable_path=browser, headless=True, args=list(FLAGS), timeout=PATIENCE * 1000, **options
+        )
+        context.set_default_timeout(PATIENCE * 1000)
+        try:
+            yield context
+        finally:
+            context.close()
+
+
+class WebUIPage:
+    """The txt2img page, as a person uses it."""
+
+    def __init__(self, context: BrowserContext, url: str, theme: str = "light") -> None:
+        self.troubles: list[str] = []
+        """errors in the browser's console, and exceptions in the page's scripts"""
+        self.hosts: set[str] = set()
+        """hosts that the page asked for anything"""
+        self.page: Page = context.new_page()
+        self.page.on("console", self._on_console)
+        self.page.on("pageerror", lambda error: self.troubles.append(f"{error}"))
+        self.page.on("requestfailed", self._on_failed)
+        self.page.on("request", lambda request: self._on_address(request.url))
+        self.page.on("websocket", lambda socket: self._on_address(socket.url))
+        self.page.goto(f"{url}/?__theme={theme}")
+        self.find("oms_enabled-visible-checkbox").wait_for()
+        self.find("txt2img_generate").wait_for()
+
+    def _on_console(self, message: Any) -> None:
+        if message.type == "error":
+            self.troubles.append(f"{message.text} ({message.location.get('url')})")
+
+    def _on_failed(self, request: Any) -> None:
+        if request.failure != "net::ERR_ABORTED":  # the page itself breaks off streams that it no longer needs
+            self.troubles.append(f"{request.url}: {request.failure}")
+
+    def _on_address(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("data", "blob"):
+            self.hosts.add(parts.hostname or "")
+
+    def find(self, elem_id: str, inside: str = "") -> Locator:
+        """The element with an elem_id, or what the selector `inside` finds in it."""
+        return self.page.locator(f"#{elem_id} {inside}" if inside else f"#{elem_id}").first
+
+    # ---- fields ----
+
+    def text(self, elem_id: str) -> Locator:
+        """The field of a textbox."""
+        return self.find(elem_id, ":is(textarea, input)")
+
+    def number(self, elem_id: str) -> Locator:
+        """The field of a number or of a slider."""
+        return self.find(elem_id, "input[type=number]")
+
+    def write(self, elem_id: str, text: str) -> None:
+        """Types a text into a textbox in place of what is there."""
+        self.text(elem_id).fill(text)
+
+    def set_number(self, elem_id: str, value: float) -> None:
+        """Types a number and leaves the field."""
+        field = self.number(elem_id)
+        field.fill(f"{value:g}")
+        field.press("Tab")
+
+    def choose(self, elem_id: str, choice: str) -> None:
+        """Picks one choice of a dropdown, even one that is on its way: an open list does not learn of it."""
+        from playwright.sync_api import TimeoutError as NotThere
+
+        option = self.find(elem_id, f"[data-testid=dropdown-option]:has-text('{choice}')")
+        give_up = time.monotonic() + PATIENCE
+        while True:
+            self.text(elem_id).click()
+            try:
+                return option.click(timeout=5000)
+            except NotThere:
+                if time.monotonic() > give_up:
+                    raise
+                self.text(elem_id).press("Tab")  # closes the list
+
+    def chosen(self, elem_id: str) -> str:
+        """What a dropdown shows."""
+        return self.text(elem_id).input_value()
+
+    @property
+    def tick(self) -> Locator:
+        """The tick box in the header of the accordion."""
+        return self.find("oms_enabled-visible-checkbox")
+
+    def open_accordion(self) -> None:
+        """Opens the accordion where it is closed, which ticks it, too, unless the tick box was used before."""
+        if not self.find("oms_prompt").is_visible():
+            self.find("oms_enabled", ".label-wrap").click()
+        self.find("oms_prompt").wait_for()
+
+    @property
+    def oms_fields(self) -> tuple[bool, str, str, float, float, str]:
+        """What the accordion shows, in the order of the settings."""
+        return (
+            self.tick.is_checked(),
+            self.chosen("oms_module"),
+            self.text("oms_prompt").input_value(),
+            float(self.number("oms_guidance_scale").input_value()),
+            float(self.number("oms_eta").input_value()),
+            self.text("oms_negative_prompt").input_value(),
+        )
+
+    # ---- generating ----
+
+    def press_generate(self) -> None:
+        """Presses Generate and waits for nothing."""
+        self.find("txt2img_generate").click()
+
+    def generate(self) -> None:
+        """Presses Generate and waits until the picture, or the message that there is none, is there."""
+        self.page.evaluate("document.querySelectorAll('.performance').forEach((old) => (old.dataset.old = 'yes'))")
+        self.press_generate()
+        self.find("html_log_txt2img", ".performance:not([data-old])").wait_for()
+        self.page.wait_for_function(SHOWN)
+        self.page.wait_for_function(
+            "[...document.querySelectorAll('#txt2img_gallery img')].every((img) => img.complete)"
+        )
+
+    @property
+    def picture(self) -> Image.Image:
+        """The picture in the gallery, its bytes fetched by the page."""
+        encoded = self.page.evaluate(
+            """async () => {
+                const image = document.querySelector('#txt2img_gallery img');
+                const bytes = new Uint8Array(await (await fetch(image.src)).arrayBuffer());
+                return btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(''));
+            }"""
+        )
+        return Image.open(io.BytesIO(base64.b64decode(encoded)))
+
+    @property
+    def infotext(self) -> str:
+        """The infotext below the picture."""
+        return self.find("html_info_txt2img").inner_text().strip()
+
+    @property
+    def message(self) -> str:
+        """What stands below the infotext: comments or an error, and the time taken."""
+        return self.find("html_log_txt2img").inner_text().strip()
+
+    def paste(self, infotext: str) -> None:
+        """Puts an infotext into the prompt and presses the host's paste button."""
+        self.write("txt2img_prompt", infotext)
+        self.find("paste").click()
+        self.page.wait_for_function(
+            "text => document.querySelector('#txt2img_prompt textarea').value !== text", arg=infotext
+        )
+        self.page.evaluate("window.fieldsSeen = null")
+        self.page.wait_for_function(SETTLED)  # the prompt is the first to change, and scripts pass ticks on
+
+
+def contrast(page: Page, selector: str) -> float:
+    """Contrast between a text's colour and what is behind it, as WCAG 2.1 defines it: 1 (invisible) to 21."""
+    return page.evaluate(
+        """(selector) => {
+            const numbers = (color) => (color.match(/[\\d.]+/g) || []).map(Number);
+            const parse = (color) => numbers(color).map((c) => c * (color.startsWith("color(srgb") ? 255 : 1));
+            const light = (color) => {
+                const [r, g, b] = color.slice(0, 3).map((c) => {
+                    c /= 255;
+                    return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+                });
+                return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+            };
+            const element = document.querySelector(selector);
+            let behind = element, back = [255, 255, 255];
+            for (; behind; behind = behind.parentElement) {
+                const color = parse(getComputedStyle(behind).backgroundColor);
+                if (color.length === 3 || color[3] > 0.99) { back = color; break; }
+            }
+            const [a, b] = [light(parse(getComputedStyle(element).color)), light(back)].sort((x, y) => y - x);
+            return (a + 0.05) / (b + 0.05);
+        }""",
+        selector,
+    )

@@ -1,0 +1,49 @@
+"""Numbers that judge pictures, against cases whose answer is known."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib_oms.judging import metrics
+
+means = st.lists(st.floats(0, 1), min_size=1, max_size=20).map(np.array)
+
+
+@given(means, st.floats(-0.5, 0.5))
+def test_shifting_a_distribution_moves_it_by_the_shift(values, shift):
+    assert metrics.wasserstein(values + shift, values) == pytest.approx(abs(shift) * 255, abs=1e-6)
+
+
+@given(means, means)
+def test_wasserstein_is_symmetric_and_zero_on_itself(a, b):
+    assert metrics.wasserstein(a, b) == pytest.approx(metrics.wasserstein(b, a))
+    assert metrics.wasserstein(a, a) == pytest.approx(0, abs=1e-9)
+
+
+def test_wasserstein_of_black_against_half_white_is_half_the_range():
+    assert metrics.wasserstein(np.zeros(4), np.array([0.0, 0.0, 1.0, 1.0])) == pytest.approx(127.5)
+
+
+def test_picture_means_are_over_pixels_and_channels():
+    pictures = np.zeros((2, 4, 4, 3))
+    pictures[1, :, :, 0] = 1.0
+    assert metrics.picture_means(pictures) == pytest.approx([0.0, 1 / 3])
+
+
+def test_spearman_knows_order_and_survives_pictures_that_are_all_alike():
+    asked = np.array([0.1, 0.5, 0.9])
+    assert metrics.spearman(asked, asked**3) == pytest.approx(1.0)
+    assert metrics.spearman(asked, -asked) == pytest.approx(-1.0)
+    assert metrics.spearman(asked, np.full(3, 0.5)) == 0.0
+
+
+def test_background_is_what_is_around_the_shape():
+    picture = np.full((1, 50, 50, 3), 0.2)
+    picture[:, 10:40, 10:40] = [1.0, 0.0, 0.0]
+    assert metrics.background_colours(picture)[0] == pytest.approx([0.2, 0.2, 0.2])
+
+
+def test_nearest_colour_is_by_distance():
+    names = {"red": (1.0, 0.0, 0.0), "blue": (0.0, 0.0, 1.0)}
+    assert metrics.nearest_colour(np.array([0.6, 0.1, 0.3]), names) == "red"

@@ -1,0 +1,161 @@
+"""The page in real headless Chromium: tick, type, Generate, see the darker picture, paste its infotext back."""
+
+import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+from browser_helpers import MODEL, DemoProcess, WebUIPage, brightness, chromium, contrast
+from PIL import ImageChops
+
+pytest.importorskip("gradio")
+
+if TYPE_CHECKING:
+    from playwright.sync_api import BrowserContext
+
+PROMPT = "a red circle"
+OMS = (True, MODEL.name, 'night: "dark", moon\nno stars', 1.5, 0.25, "day, noon")
+"""Values other than the defaults for every setting, and a prompt that infotext has to quote."""
+
+
+@pytest.fixture(scope="module")
+def demo(browser: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoProcess]:
+    with DemoProcess(tmp_path_factory.mktemp("demo")) as running:
+        running.add_module("vanishing")
+        yield running
+
+
+@pytest.fixture(scope="module")
+def context(browser: str, tmp_path_factory: pytest.TempPathFactory) -> "Iterator[BrowserContext]":
+    with chromium(tmp_path_factory.mktemp("profile"), browser, viewport={"width": 1280, "height": 1000}) as context:
+        yield context
+
+
+@pytest.fixture(params=["light"])
+def ui(request: pytest.FixtureRequest, demo: DemoProcess, context: "BrowserContext") -> Iterator[WebUIPage]:
+    """A fresh page. Whatever a test does, the console stays clean and nothing leaves this machine."""
+    ui = WebUIPage(context, demo.url, request.param)
+    yield ui
+    ui.page.close()
+    assert ui.troubles == []
+    assert ui.hosts == {"127.0.0.1"}
+
+
+def fill_in(ui: WebUIPage, steps: int, seed: int = 1) -> None:
+    ui.write("txt2img_prompt", PROMPT)
+    ui.set_number("txt2img_steps", steps)
+    ui.set_number("txt2img_cfg_scale", 3)
+    ui.set_number("txt2img_seed", seed)
+
+
+def set_oms(ui: WebUIPage, values: tuple) -> None:
+    enabled, module, prompt, guidance_scale, eta, negative_prompt = values
+    ui.open_accordion()
+    ui.tick.set_checked(enabled)
+    ui.choose("oms_module", module)
+    ui.write("oms_prompt", prompt)
+    ui.set_number("oms_guidance_scale", guidance_scale)
+    ui.set_number("oms_eta", eta)
+    ui.write("oms_negative_prompt", negative_prompt)
+
+
+def test_tick_type_generate_and_the_picture_is_dark(ui: WebUIPage) -> None:
+    fill_in(ui, steps=20)
+    ui.generate()
+    raw = ui.picture
+    assert raw.size == (256, 256)
+    assert "OMS" not in ui.infotext
+    assert brightness(raw) > 0.3
+
+    ui.tick.check()
+    ui.open_accordion()
+    ui.write("oms_prompt", "black background")
+    ui.generate()
+    assert "OMS: True" in ui.infotext
+    assert "OMS prompt: black background" in ui.infotext
+    assert brightness(ui.picture) < 0.15
+    assert brightness(ui.picture) < brightness(raw) - 0.2
+
+
+def test_the_infotext_below_the_picture_brings_everything_back(ui: WebUIPage) -> None:
+    fill_in(ui, steps=3, seed=11)
+    set_oms(ui, OMS)
+    ui.generate()
+    picture, infotext = ui.picture, ui.infotext
+    for words in (PROMPT, "Steps: 3", "Seed: 11", "OMS: True", f"OMS model: {MODEL.name} [", "OMS guidance scale: 1.5",
+                  "OMS eta: 0.25", 'OMS negative prompt: "day, noon"'):
+        assert words in infotext
+    assert picture.info["parameters"] == infotext
+
+    fill_in(ui, steps=5, seed=12)
+    set_oms(ui, (False, "Automatic", "", 1.0, 0.0, ""))
+    ui.generate()
+    assert "OMS" not in ui.infotext
+    assert ImageChops.difference(ui.picture, picture).getbbox()
+
+    ui.paste(infotext)
+    assert ui.oms_fields == OMS
+    assert ui.text("txt2img_prompt").input_value() == PROMPT
+    assert ui.number("txt2img_steps").input_value() == "3"
+    assert ui.number("txt2img_seed").input_value() == "11"
+    ui.generate()
+    assert ui.infotext == infotext
+    assert ui.picture.tobytes() == picture.tobytes()
+
+
+def test_the_infotext_of_a_plain_picture_unticks(ui: WebUIPage) -> None:
+    fill_in(ui, steps=1)
+    ui.generate()
+    ui.tick.check()
+    ui.paste(ui.infotext)
+    assert not ui.tick.is_checked()
+    ui.generate()
+    assert "OMS" not in ui.infotext
+
+
+def test_a_module_that_is_gone_is_an_error_on_the_page(ui: WebUIPage, demo: DemoProcess) -> None:
+    fill_in(ui, steps=1)
+    ui.tick.check()
+    ui.open_accordion()
+    ui.find("oms_module_refresh").click()  # the module was added after the page was made
+    ui.choose("oms_module", "vanishing")
+    shutil.rmtree(demo.modules / "vanishing")
+    ui.generate()
+    assert "One More Step: there is no OMS module named 'vanishing'" in ui.message
+    assert MODEL.name in ui.message  # what there is instead
+    assert ui.find("html_log_txt2img", ".error").is_visible()
+    assert ui.page.locator("#txt2img_gallery img").count() == 0
+
+    ui.choose("oms_module", "Automatic")
+    ui.generate()
+    assert "OMS: True" in ui.infotext
+    assert "One More Step" not in ui.message
+
+
+def test_a_pasted_infotext_that_names_an_unknown_module_is_an_error_on_the_page(ui: WebUIPage) -> None:
+    ui.paste(f"{PROMPT}\nSteps: 1, Sampler: Euler, Seed: 1, OMS: True, OMS model: lost [0123456789]")
+    assert ui.tick.is_checked()
+    ui.press_generate()
+    ui.page.get_by_text("lost [0123456789]").first.wait_for()
+    assert ui.page.locator("#txt2img_gallery img").count() == 0
+
+
+def test_a_picture_to_which_the_step_does_not_apply_says_so_on_the_page(ui: WebUIPage) -> None:
+    ui.paste(f"{PROMPT}\nSteps: 1, Sampler: DDIM, Seed: 1, OMS: True")
+    ui.generate()
+    assert ui.picture.size == (256, 256)
+    assert "One More Step skipped: DDIM with 1 step does not call the model at all" in ui.message
+    assert "OMS skipped: DDIM with 1 step" in ui.infotext
+    assert "OMS: True" not in ui.infotext
+
+
+@pytest.mark.parametrize("ui", ["light", "dark"], indirect=True)
+def test_both_themes_are_readable(ui: WebUIPage, request: pytest.FixtureRequest) -> None:
+    dark = request.node.callspec.params["ui"] == "dark"
+    assert ui.page.evaluate("document.querySelector('.dark') !== null") == dark
+    fill_in(ui, steps=1)
+    ui.paste(f"{PROMPT}\nSteps: 1, Sampler: DDIM, Seed: 1, OMS: True")
+    ui.generate()
+    for selector in ("#oms_enabled .label-wrap span", "#oms_prompt textarea", "#oms_module input",
+                     "#oms_eta input[type=number]", "#html_info_txt2img p", "#html_log_txt2img .comments"):
+        assert contrast(ui.page, selector) > 4.5, selector

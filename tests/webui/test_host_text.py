@@ -1,0 +1,284 @@
+"""SDXL's own text encoders, lent by the host: as good as our own pair, and without the main prompt's business."""
+
+from __future__ import annotations
+
+import gc
+import io
+import sys
+import threading
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from extension_helpers import WebUI
+from host_models import CPU, Model, a1111_model, first_forge_model, forge_model
+from module_helpers import tiny_psi
+from text_helpers import BIG_G, CLIP_L, text_model, tokenizer, vocabulary, write_tokenizer
+from torch import nn
+
+from lib_oms.embedded.make import write_untrained
+from lib_oms.library import Places
+from lib_oms.library.text_sources import find_tokenizer
+from lib_oms.text import MixClipEncoder
+
+pytest.importorskip("gradio")
+
+MODULE = "untrained"
+META = torch.device("meta")
+
+
+@pytest.fixture(scope="module")
+def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
+    folder = tmp_path_factory.mktemp("manners")
+    write_untrained(folder / "models" / MODULE, seed=0)
+    webui = WebUI(folder / "webui", "a1111", folder / "models" / MODULE)
+    yield webui
+    webui.close()
+
+
+@pytest.fixture
+def options(webui: WebUI, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Sets an option of the running host for one test."""
+    from modules import shared
+
+    return lambda name, value: monkeypatch.setitem(shared.opts.data, name, value)
+
+
+@pytest.fixture
+def memory(webui: WebUI, monkeypatch: pytest.MonkeyPatch) -> Any:
+    from lib_oms.webui import memory
+
+    monkeypatch.setattr(memory, "manager", None)
+    return memory
+
+
+class WithLora(nn.Module):
+    """A token embedding that A1111's Lora extension has changed for as long as its list of networks is not empty."""
+
+    def __init__(self, wrapped: nn.Module) -> None:
+        super().__init__()
+        self.wrapped = wrapped
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.wrapped(ids) + len(sys.modules["networks"].loaded_networks)
+
+
+PROMPTS = ["", "a night", "a (bright:1.3) night, BREAK and [day]", "nig " * 100, "a ! night"]
+
+
+@pytest.mark.parametrize("kind", ["a1111", "forge", "first forge"])
+def test_lent_pair_is_as_good_as_our_own(memory: Any, monkeypatch: Any, pair: tuple, kind: str) -> None:
+    from lib_oms.webui import host_text
+
+    fetched = []
+    if kind != "a1111":
+        monkeypatch.setattr(memory, "manager", SimpleNamespace(load_model_gpu=fetched.append))
+        model = forge_model(pair) if kind == "forge" else first_forge_model(pair)
+    else:
+        model = a1111_model(pair)
+        model.conditioner.register_forward_pre_hook(lambda module, _: fetched.append(module))
+    own = MixClipEncoder(*pair)
+    lent = host_text.of(model)
+    assert lent.width == own.width
+    for prompt in PROMPTS:
+        torch.testing.assert_close(lent.encode([prompt]), own.encode([prompt]), rtol=0, atol=1e-5)
+    wanted = model.conditioner if kind == "a1111" else model.forge_objects_original.clip.patcher
+    assert fetched == [wanted] * len(PROMPTS)
+    assert host_text.of(model) is lent
+    assert not list(lent.parameters())  # the host's weights are the host's to move
+
+
+def _half_embeddings(network: nn.Module) -> nn.Module:
+    """Embeddings as Forge loads them from a checkpoint in half precision; its layers take any dtype."""
+    embeddings = network.text_model.embeddings.half()
+    embeddings.register_forward_hook(lambda module, args, output: output.float())
+    return embeddings
+
+
+def test_lent_pair_is_the_same_whether_or_not_the_host_has_encoded_with_it(
+    memory: Any, monkeypatch: Any, pair: tuple
+) -> None:
+    """Forge and Forge Neo turn the embeddings to float32 when they encode (encode_with_transformers). A model that was
+    unloaded and comes back has not, if the main prompt's conditioning is still in their cache.
+    """
+    from lib_oms.webui import host_text
+
+    monkeypatch.setattr(memory, "manager", SimpleNamespace(load_model_gpu=lambda patcher: None))
+    halves = [_half_embeddings(network) for network in (pair[0], pair[2])]
+    with torch.inference_mode():  # in which hosts call scripts
+        model, again = forge_model(pair), forge_model(pair)
+        before = host_text.of(model).encode(["night"])
+        for embeddings in halves:
+            embeddings.token_embedding.to(torch.float32)
+            embeddings.position_embedding.to(torch.float32)
+        after = host_text.of(again).encode(["night"])
+    assert torch.equal(before, after)
+    torch.testing.assert_close(before, MixClipEncoder(*pair).encode(["night"]), rtol=0, atol=1e-5)
+
+
+def test_lent_pair_is_called_where_its_patcher_computes_and_not_where_a_first_weight_lies(
+    memory: Any, monkeypatch: Any, pair: tuple
+) -> None:
+    """When memory is short Forge leaves weights in RAM, and position_ids always; its layers fetch their weights to the
+    input.
+    """
+    from lib_oms.webui import host_text
+
+    monkeypatch.setattr(memory, "manager", SimpleNamespace(load_model_gpu=lambda patcher: None))
+    seen = []
+
+    def forward(input_ids: Any, position_ids: Any, output_hidden_states: bool) -> Any:
+        seen.append((input_ids.device, position_ids.device, position_ids.shape))
+        states = torch.zeros(*input_ids.shape, 24, device=CPU)
+        return SimpleNamespace(hidden_states=[states, states])
+
+    for network in (pair[0], pair[2]):
+        monkeypatch.setattr(network, "forward", forward)
+    model = forge_model(pair, META)
+    host_text.of(model).encode(["night"])
+    assert seen == [(META, META, (1, 77))] * 2
+
+
+def test_lent_pair_goes_without_the_loras_of_the_main_prompt(memory: Any, monkeypatch: Any, pair: tuple) -> None:
+    from lib_oms.webui import host_text
+
+    networks = SimpleNamespace(loaded_networks=[])
+    monkeypatch.setitem(sys.modules, "networks", networks)
+    embeddings = pair[0].text_model.embeddings
+    expected = MixClipEncoder(*pair).encode(["night"])
+    embeddings.token_embedding = WithLora(embeddings.token_embedding)
+    networks.loaded_networks = loras = ["a lora"]
+    model = a1111_model(pair)
+    lent = host_text.of(model)
+    torch.testing.assert_close(lent.encode(["night"]), expected, rtol=0, atol=1e-5)
+    assert networks.loaded_networks is loras
+    assert not torch.allclose(MixClipEncoder(*pair).encode(["night"]), expected)  # with it, it would differ
+
+
+@pytest.mark.parametrize(
+    "folder", ["stable-diffusion-2-1/tokenizer", "stable-diffusion-xl-base-1.0/tokenizer_2"], ids=["forge", "neo"]
+)
+def test_an_sd2_among_the_checkpoints_gets_the_tokenizer_that_the_host_brings_along(
+    webui: WebUI, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str
+) -> None:
+    from modules import paths
+
+    from lib_oms.webui import host
+
+    bundled = write_tokenizer(tmp_path / "backend/huggingface/stabilityai" / folder, pad_token="!")
+    monkeypatch.setattr(paths, "script_path", str(tmp_path))
+    tokenizer = find_tokenizer(len(vocabulary()), Places(tokenizers=tuple(host.tokenizer_folders())))
+    assert tokenizer is not None
+    assert host.tokenizer_folders() == [bundled]
+    assert tokenizer().pad_token_id == 0
+
+
+def test_other_weights_in_the_same_model_are_another_pair(memory: Any, pair: tuple) -> None:
+    from lib_oms.webui import host_text
+
+    model = a1111_model(pair)
+    lent = host_text.of(model)
+    model.sd_checkpoint_info = SimpleNamespace(filename="b.safetensors")
+    assert host_text.of(model) is not lent
+    assert host_text.of(Model()) is None
+
+
+def test_a_pair_that_is_dropped_forgets_its_prompts_and_keeps_its_tokenizers(memory: Any, pair: tuple) -> None:
+    """transformers 4 never frees a tokenizer: "drop after use" must not make two with each picture."""
+    from lib_oms.webui import host_text
+
+    model = a1111_model(pair)
+    lent = host_text.of(model)
+    lent.encode(["night"])
+    assert lent.remembered(["night"], lent.device) is not None
+    host_text.forget()
+    assert lent.remembered(["night"], lent.device) is None
+    assert host_text.of(model) is lent
+
+
+def test_page_download_and_queue_get_the_same_pair(memory: Any, pair: tuple) -> None:
+    """psi is kept for the encoder that it was loaded with: with another one it would be read again."""
+    from lib_oms.webui import host_text
+
+    model = a1111_model(pair)
+    barrier, got = threading.Barrier(4), []
+
+    def ask() -> None:
+        barrier.wait()
+        got.append(host_text.of(model))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 4
+    assert len({id(lent) for lent in got}) == 1
+
+
+def test_checkpoints_of_one_vocabulary_share_its_tokenizers(memory: Any, pair: tuple) -> None:
+    """transformers 4 never frees a tokenizer: another two with each checkpoint that is loaded would be a leak."""
+    from lib_oms.webui import host_text
+
+    first = host_text.of(a1111_model(pair))
+    second = host_text.of(a1111_model(pair))
+    assert second is not first
+    assert [tower.tokenizer for tower in second.towers] == [tower.tokenizer for tower in first.towers]
+    assert [tower.tokenizer.pad_token_id for tower in first.towers] == [pair[1].pad_token_id, 0]
+
+    pair[1].add_tokens(["another"])
+    assert "another" in host_text._fast(pair[1], 0).get_vocab()
+
+
+def test_a_console_that_cannot_show_a_name_stops_nothing(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lib_oms.webui import host
+    from lib_oms.webui.downloading import Job
+
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="cp1252"))
+    said = []
+    host.say_skipped(SimpleNamespace(comment=said.append), "the OMS module '暗' is for SDXL")
+    assert said == ["One More Step skipped: the OMS module '暗' is for SDXL"]
+    job = Job()
+    job.start("暗")
+    for _ in job.watch():
+        pass
+    assert "no module '暗' is published" in job.outcome
+
+
+def test_unloaded_model_is_not_kept(memory: Any, tmp_path: Path) -> None:
+    from lib_oms.webui import host_text
+
+    network = text_model(CLIP_L, 2)
+    pair = (network, tokenizer(tmp_path / "t"), text_model(BIG_G, 3, projection=True), None)
+    model = a1111_model(pair)
+    host_text.of(model).encode(["night"])
+    gone = weakref.ref(model), weakref.ref(network)
+    del model, network, pair
+    gc.collect()
+    assert [ref() for ref in gone] == [None, None]
+
+
+def test_module_with_the_lent_pair_reads_no_other(memory: Any, pair: tuple, tmp_path: Path) -> None:
+    from lib_oms.library import scan
+    from lib_oms.module_cache import ModuleCache
+    from lib_oms.webui import host_text
+
+    width = CLIP_L["hidden_size"] + BIG_G["hidden_size"]
+    metadata = {"oms.text_encoder": "mixclip", "oms.latents": "sdxl"}
+    tiny_psi(width, metadata=metadata).save_pretrained(tmp_path / "large" / "oms_module")  # and no text encoder
+    (entry,) = scan([tmp_path])
+    model = a1111_model(pair)
+    lent = host_text.of(model)
+    cache = ModuleCache(lambda entry: pytest.fail("another text encoder was looked for"))
+    with cache.use(entry, "x", torch.float32, lent) as module:
+        assert module.text_encoder is lent
+    noise = torch.randn(1, 4, 8, 8)
+    v, _ = module.predict_v(noise, ["night"])
+    torch.testing.assert_close(v, module.psi(noise, MixClipEncoder(*pair).encode(["night"])), rtol=0, atol=1e-5)
+    with cache.use(entry, "x", torch.float32, lent) as again:
+        assert again is module
+    cache.clear()
