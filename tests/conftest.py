@@ -1,16 +1,46 @@
-"""Shared by all tests: quiet, offline, and one thread so that a suite beside it keeps its core."""
+"""Shared by all tests: quiet, offline, and one thread each, so that a suite beside it keeps its core."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
-import pytest
-import torch
-
+# Before torch is imported, here and in the processes that tests start: on two cores, two threads each of two test
+# processes wait for one another at every small layer, and a run takes several times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import pytest
+import torch
+
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The folder in which the processes of one run keep what takes seconds to make (untrained_helpers.py)."""
+    if not hasattr(config, "workerinput"):
+        os.environ["OMS_TEST_CACHE"] = tempfile.mkdtemp(prefix="oms-tests-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop("OMS_TEST_CACHE"), ignore_errors=True)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Time per file, the longest first."""
+    spent: dict[str, float] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                file = report.nodeid.partition("::")[0]
+                spent[file] = spent.get(file, 0.0) + report.duration
+    terminalreporter.section("time per file")
+    for file, seconds in sorted(spent.items(), key=lambda item: -item[1]):
+        terminalreporter.write_line(f"{seconds:7.1f} s  {file}")
+    terminalreporter.write_line(f"{sum(spent.values()):7.1f} s  in all, over all processes")
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from browser_helpers import host_style
 from extension_helpers import RequestFailed, WebUI
-
-from lib_oms.embedded.make import write_untrained
+from untrained_helpers import place_untrained
 
 pytest.importorskip("gradio")
 
@@ -19,7 +18,7 @@ MADE_WITH = "a red circle\nSteps: 1, Sampler: Euler, Seed: 7, Size: 64x64, OMS: 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "untrained"
-    write_untrained(folder, seed=0)
+    place_untrained(folder)
     return folder
 
 

@@ -12,8 +12,7 @@ import pytest
 import requests
 from browser_helpers import PATIENCE, DemoProcess, WebUIPage, chromium
 from safetensors.torch import load_file, save_file
-
-from lib_oms.embedded.make import write_untrained
+from untrained_helpers import place_untrained
 
 pytest.importorskip("gradio")
 
@@ -28,7 +27,7 @@ PROMPT = "a red circle"
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "plain"
-    write_untrained(folder, seed=0)
+    place_untrained(folder)
     for part, family in (("unet", "sd1"), ("unet_second", "sdxl")):
         (weights,) = (folder / part).glob("*.safetensors")
         save_file(load_file(weights), weights, {"format": "pt", "demo.family": family})

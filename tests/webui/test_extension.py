@@ -22,8 +22,8 @@ from extension_helpers import ROOT, STEPS, RequestFailed, WebUI, WebUIProcess
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from text_helpers import VIT_H, text_model
+from untrained_helpers import place_untrained
 
-from lib_oms.embedded.make import write_untrained
 from lib_oms.errors import SettingError
 from lib_oms.module import OMSModule
 from lib_oms.text.openclip import find_tower
@@ -39,7 +39,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's model with random weights; beside it lie modules that cannot be used with it."""
     models = tmp_path_factory.mktemp("models")
     folder = models / MODULE
-    write_untrained(folder, seed=0)
+    place_untrained(folder)
     _copy_module(folder, models / "sdxl", {"oms.latents": "sdxl"}, 1.0)
     _copy_module(folder, models / "x-nan", {}, math.nan)  # a name that Automatic does not come to
     (models / "truncated.safetensors").write_bytes(b"\x00" * 20)

@@ -15,8 +15,7 @@ import pytest
 import torch
 from extension_helpers import WebUI
 from real_host_helpers import folder as named_webui
-
-from lib_oms.embedded.make import write_untrained
+from untrained_helpers import place_untrained
 
 pytest.importorskip("gradio")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch sees")
@@ -28,7 +27,7 @@ POLICIES = ("keep on the device", "keep in RAM", "drop after use")
 @pytest.fixture(scope="module")
 def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     folder = tmp_path_factory.mktemp("gpu")
-    write_untrained(folder / "models" / MODULE, seed=0)
+    place_untrained(folder / "models" / MODULE)
     webui = WebUI(folder / "webui", "a1111", folder / "models" / MODULE)
     yield webui
     webui.close()

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import pytest
 from browser_helpers import host_style
 from extension_helpers import WebUI
-
-from lib_oms.embedded.make import write_untrained
+from untrained_helpers import place_untrained
 
 pytest.importorskip("gradio")
 
@@ -37,7 +36,7 @@ class Detailer(scripts.Script):
 @pytest.fixture(scope="module")
 def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     folder = tmp_path_factory.mktemp("guests")
-    write_untrained(folder / "models" / "tiny", seed=0)
+    place_untrained(folder / "models" / "tiny")
     (folder / "detailer" / "scripts").mkdir(parents=True)
     (folder / "detailer" / "scripts" / "detailer.py").write_text(DETAILER, encoding="utf-8")
     webui = WebUI(

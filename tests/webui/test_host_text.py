@@ -19,8 +19,8 @@ from host_models import CPU, Model, a1111_model, first_forge_model, forge_model
 from module_helpers import tiny_psi
 from text_helpers import BIG_G, CLIP_L, text_model, tokenizer, vocabulary, write_tokenizer
 from torch import nn
+from untrained_helpers import place_untrained
 
-from lib_oms.embedded.make import write_untrained
 from lib_oms.library import Places
 from lib_oms.library.text_sources import find_tokenizer
 from lib_oms.text import MixClipEncoder
@@ -34,7 +34,7 @@ META = torch.device("meta")
 @pytest.fixture(scope="module")
 def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     folder = tmp_path_factory.mktemp("manners")
-    write_untrained(folder / "models" / MODULE, seed=0)
+    place_untrained(folder / "models" / MODULE)
     webui = WebUI(folder / "webui", "a1111", folder / "models" / MODULE)
     yield webui
     webui.close()

@@ -12,8 +12,8 @@ from extension_helpers import ROOT, WebUI
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from module_helpers import tiny_psi
+from untrained_helpers import place_untrained
 
-from lib_oms.embedded.make import write_untrained
 from lib_oms.settings import SETTINGS, OMSSettings, from_infotext
 
 pytest.importorskip("gradio")
@@ -40,7 +40,7 @@ asked = st.builds(
 @pytest.fixture(scope="module")
 def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     folder = tmp_path_factory.mktemp("models") / "untrained"
-    write_untrained(folder, seed=0)
+    place_untrained(folder)
     webui = WebUI(tmp_path_factory.mktemp("a1111"), "a1111", folder)
     yield webui
     webui.close()

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import requests
 from extension_helpers import WebUI
+from untrained_helpers import place_untrained
 
-from lib_oms.embedded.make import write_untrained
 from lib_oms.library import text_sources
 from lib_oms.module import OMSModule
 from lib_oms.text import TextEncoder
@@ -33,7 +33,7 @@ TOLD = {
 @pytest.fixture(scope="module")
 def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     folder = tmp_path_factory.mktemp("interrupt")
-    write_untrained(folder / "models" / MODULE, seed=0)
+    place_untrained(folder / "models" / MODULE)
     webui = WebUI(folder / "webui", "forge", folder / "models" / MODULE)
     yield webui
     webui.close()

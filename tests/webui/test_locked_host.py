@@ -10,8 +10,7 @@ import pytest
 import requests
 from browser_helpers import host_style
 from extension_helpers import WebUI
-
-from lib_oms.embedded.make import write_untrained
+from untrained_helpers import place_untrained
 
 pytest.importorskip("gradio")
 
@@ -21,7 +20,7 @@ USER = ("me", "a secret")
 
 @contextmanager
 def started(folder: Path, *locks: str, **config: Any) -> Iterator[WebUI]:
-    write_untrained(folder / "models" / "tiny", seed=0)
+    place_untrained(folder / "models" / "tiny")
     (folder / "webui" / "data").mkdir(parents=True)
     (folder / "webui" / "data" / "config.json").write_text(json.dumps(config), encoding="utf-8")
     webui = WebUI(folder / "webui", host_style(), folder / "models" / "tiny", *locks)

@@ -19,8 +19,8 @@ from manager_helpers import MANAGERS, ForgeManager
 from module_helpers import tiny_encoder
 from pretend_device import PretendDevice
 from torch import nn
+from untrained_helpers import place_untrained
 
-from lib_oms.embedded.make import write_untrained
 from lib_oms.settings import OMSSettings
 
 pytest.importorskip("gradio")
@@ -33,7 +33,7 @@ POLICIES = ("keep on the device", "keep in RAM", "drop after use")
 @pytest.fixture(scope="module")
 def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     folder = tmp_path_factory.mktemp("manners")
-    write_untrained(folder / "models" / MODULE, seed=0)
+    place_untrained(folder / "models" / MODULE)
     webui = WebUI(folder / "webui", "a1111", folder / "models" / MODULE)
     yield webui
     webui.close()

@@ -18,8 +18,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from untrained_helpers import place_untrained
 
-from lib_oms.embedded.make import write_untrained
 from lib_oms.psi import OMSUNet, OMSUNetConfig, predict_v
 
 pytest.importorskip("gradio")
@@ -34,7 +34,7 @@ HOSTS = ("plain", *MANAGERS)
 def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     folder = tmp_path_factory.mktemp("memory")
     for seed, name in enumerate(MODULES):
-        write_untrained(folder / "models" / name, seed)
+        place_untrained(folder / "models" / name, seed)
     webui = WebUI(folder / "webui", "forge", folder / "models" / MODULES[0])
     yield webui
     webui.close()

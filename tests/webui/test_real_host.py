@@ -24,9 +24,9 @@ from PIL import Image
 from real_host_helpers import LORA, LORA_SD2, RealWebUI
 from safetensors import safe_open
 from sd2_helpers import WIDTH, is_sd2, night, text_model_of
+from untrained_helpers import place_untrained
 from xyz_helpers import cells, plot, quick
 
-from lib_oms.embedded.make import write_untrained
 from lib_oms.module import OMSModule
 
 pytest.importorskip("gradio")
@@ -38,7 +38,7 @@ TIMESTEP_SAMPLERS = ["DDIM", "DDIM CFG++", "PLMS", "UniPC"]
 def webui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     temporary = tmp_path_factory.mktemp(request.param)
     if request.param == "miniature":
-        write_untrained(temporary / "models" / "tiny", seed=0)
+        place_untrained(temporary / "models" / "tiny")
         started = WebUI(temporary / "webui", "a1111", temporary / "models" / "tiny")
     elif real_host_helpers.folder() is None:
         pytest.skip("OMS_WEBUI_DIR is not set")

@@ -8,8 +8,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 from extension_helpers import SILENT, WebUI
+from untrained_helpers import place_untrained
 
-from lib_oms.embedded.make import write_untrained
 from lib_oms.module import OMSModule
 
 pytest.importorskip("gradio")
@@ -30,7 +30,7 @@ VARIANTS = {
 @pytest.fixture(scope="module")
 def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     folder = tmp_path_factory.mktemp("samplers")
-    write_untrained(folder / "models" / MODULE, seed=0)
+    place_untrained(folder / "models" / MODULE)
     webui = WebUI(folder / "webui", "a1111", folder / "models" / MODULE)
     yield webui
     webui.close()

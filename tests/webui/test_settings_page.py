@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from browser_helpers import host_style
 from extension_helpers import RequestFailed, WebUI
+from untrained_helpers import place_untrained
 
-from lib_oms.embedded.make import write_untrained
 from lib_oms.settings import SETTINGS, json_schema
 
 pytest.importorskip("gradio")
@@ -29,7 +29,7 @@ QUICK = {"sampler_name": "Euler", "steps": 1}
 @pytest.fixture(scope="module")
 def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     folder = tmp_path_factory.mktemp("models") / NAME
-    write_untrained(folder, seed=0)
+    place_untrained(folder)
     home = tmp_path_factory.mktemp("webui")
     (home / "data").mkdir()
     own = "customscript/one_more_step.py/txt2img"

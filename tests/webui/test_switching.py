@@ -12,9 +12,8 @@ from extension_helpers import RequestFailed, WebUI
 from host_models import a1111_model
 from module_helpers import tiny_psi
 from safetensors.torch import load_file, save_file
+from untrained_helpers import place_untrained
 from xyz_helpers import cells, plot
-
-from lib_oms.embedded.make import write_untrained
 
 pytest.importorskip("gradio")
 
@@ -27,7 +26,7 @@ QUICK = {"sampler_name": "Euler", "steps": 1}
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two checkpoints: the demo's, and one that the host takes for an SDXL. Beside it lies a module for each."""
     folder = tmp_path_factory.mktemp("models") / "plain"
-    write_untrained(folder, seed=0)
+    place_untrained(folder)
     (weights,) = (folder / "unet_second").glob("*.safetensors")
     save_file(load_file(weights), weights, {"format": "pt", "demo.family": "sdxl"})
     for part in ("oms_module", "text_encoder", "tokenizer"):

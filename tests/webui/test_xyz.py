@@ -6,9 +6,9 @@ import pytest
 import torch
 from browser_helpers import host_style
 from extension_helpers import RequestFailed, WebUI
+from untrained_helpers import place_untrained
 from xyz_helpers import axis_labels, cells, plot, quick
 
-from lib_oms.embedded.make import write_untrained
 from lib_oms.settings import SETTINGS
 
 pytest.importorskip("gradio")
@@ -28,7 +28,7 @@ SWITCH, MODEL, PROMPT, REPLACE, SCALE, ETA, NEGATIVE = AXES = [
 @pytest.fixture(scope="module")
 def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     folder = tmp_path_factory.mktemp("models") / NAME
-    write_untrained(folder, seed=0)
+    place_untrained(folder)
     (folder.parent / "truncated.safetensors").write_bytes(b"\x00" * 20)
     webui = WebUI(tmp_path_factory.mktemp("webui"), host_style(), folder)
     yield webui
