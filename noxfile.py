@@ -33,6 +33,7 @@ nox.options.default_venv_backend = "venv"
 README_LINE = re.compile(r"(?:python -m )?pip install [^`\n]+")
 # What shows that the environment, which an install line made, is good for something: added to the line that begins so.
 AFTERWARDS = {
+    "pip install pre-commit": " && pre-commit validate-config",
     "python -m pip install nox && python -m nox -s demo": " -- --once",
     "pip install": " && python -m pytest --collect-only -q >/dev/null"
     " && python -m pytest -q tests/webui/test_webuiapi.py",
@@ -89,15 +90,17 @@ def tests(session: nox.Session, host: str) -> None:
 
 @nox.session(venv_backend="none")
 def readme(session: nox.Session) -> None:
-    """Runs every install line of the README in a fresh environment of its own, without constraints, and tries it.
+    """Runs every install line of the README, of CONTRIBUTING.md and of docs/ in a fresh environment of its own, without
+    constraints, and tries it.
 
     All but `nox -s tests`: that is what calls this one in the gate.
     """
-    lines = README_LINE.findall(Path("README.md").read_text(encoding="utf-8"))
+    pages = [Path("README.md"), Path("CONTRIBUTING.md"), *sorted(Path("docs").glob("*.md"))]
+    lines = [line for page in pages for line in README_LINE.findall(page.read_text(encoding="utf-8"))]
     for line in dict.fromkeys(line.strip() for line in lines if "nox -s tests" not in line):
         ending = next((end for start, end in AFTERWARDS.items() if line.startswith(start)), None)
         if ending is None:
-            session.error(f"nothing in AFTERWARDS tries what this line of the README installs: {line}")
+            session.error(f"nothing in AFTERWARDS tries what this line installs: {line}")
         with tempfile.TemporaryDirectory() as folder:
             session.run(sys.executable, "-m", "venv", folder, external=True)
             fresh = {"PATH": os.pathsep.join([f"{folder}/bin", os.environ["PATH"]]), "NOX_ENVDIR": f"{folder}/nox"}
