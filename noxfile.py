@@ -90,10 +90,9 @@ def tests(session: nox.Session, host: str) -> None:
 
 @nox.session(venv_backend="none")
 def readme(session: nox.Session) -> None:
-    """Runs every install line of the README, of CONTRIBUTING.md and of docs/ in a fresh environment of its own, without
-    constraints, and tries it.
+    """Runs every install line of README.md, CONTRIBUTING.md and docs/ in a fresh environment of its own, and tries it.
 
-    All but `nox -s tests`: that is what calls this one in the gate.
+    Without constraints. All but `nox -s tests`: that is what calls this one in the gate.
     """
     pages = [Path("README.md"), Path("CONTRIBUTING.md"), *sorted(Path("docs").glob("*.md"))]
     lines = [line for page in pages for line in README_LINE.findall(page.read_text(encoding="utf-8"))]
