@@ -20,6 +20,8 @@ import nox
 
 TORCH = "torch==2.13.0"
 NEO_PYTHON, NEO_TORCH = (3, 13), "torch==2.11.0"
+OLD_PINS_END = (3, 12)
+"""From this Python on AUTOMATIC1111's and Forge's Pillow and tokenizers have no files: they would be compiled."""
 LAST = {"neo": ["fastapi==0.127.1", "starlette==0.50.0", "annotated-doc", "Pillow==12.2.0"]}
 """What a host has over the limits of others (our own for fastapi, gradio's for Pillow): installed when all else is."""
 PARALLEL = ["-n", os.environ.get("OMS_TEST_PROCESSES", "2"), "--dist", "loadfile"]
@@ -58,7 +60,7 @@ def install(session: nox.Session, extra: str, host: str | None, torch: str = TOR
 @nox.session
 def demo(session: nox.Session) -> None:
     """Serves the miniature WebUI and prints its address; `-- --once` makes one pair of pictures and ends."""
-    install(session, "demo", "neo" if version(session) >= NEO_PYTHON else "forge")
+    install(session, "demo", "neo" if version(session) >= OLD_PINS_END else "forge")
     session.run("python", "-m", "demo", *session.posargs)
 
 
@@ -70,8 +72,8 @@ def tests(session: nox.Session, host: str) -> None:
     Slow tests run under one host's pins only, and so do those of ONCE, which the newest libraries' session has, too.
     """
     python = version(session)
-    if host in ("a1111", "forge") and python >= NEO_PYTHON:
-        session.skip("its pins are older than Python 3.13, and have no files for it")
+    if host in ("a1111", "forge") and python >= OLD_PINS_END:
+        session.skip("its pins are older than Python 3.12, and have no files for it")
     if host == "neo" and python < (3, 11):
         session.skip("its numpy has no files for Python 3.10")
     if host == "latest":
@@ -82,7 +84,7 @@ def tests(session: nox.Session, host: str) -> None:
         install(session, "demo,test", host, NEO_TORCH if host == "neo" and python == NEO_PYTHON else TORCH)
         if not (shutil.which("chromium") or os.environ.get("CHROMIUM")):
             session.warn("chromium is missing: the tests in a browser will be skipped (apt-get install chromium)")
-    whole = "neo" if python >= NEO_PYTHON else "forge"
+    whole = "neo" if python >= OLD_PINS_END else "forge"
     once = [f"--ignore=tests/{name}" for name in ONCE] if host not in (whole, "latest") else []
     chosen = session.posargs or (["-m", ""] if host == whole else once)
     session.run("python", "-m", "pytest", *PARALLEL, *chosen)
