@@ -20,6 +20,8 @@ import nox
 
 TORCH = "torch==2.13.0"
 NEO_PYTHON, NEO_TORCH = (3, 13), "torch==2.11.0"
+OLD_PINS_END = (3, 12)
+"""From this Python on AUTOMATIC1111's and Forge's Pillow and tokenizers have no files: they would be compiled."""
 LAST = {"neo": ["fastapi==0.127.1", "starlette==0.50.0", "annotated-doc", "Pillow==12.2.0"]}
 """What a host has over the limits of others (our own for fastapi, gradio's for Pillow): installed when all else is."""
 PARALLEL = ["-n", os.environ.get("OMS_TEST_PROCESSES", "2"), "--dist", "loadfile"]
@@ -33,6 +35,7 @@ nox.options.default_venv_backend = "venv"
 README_LINE = re.compile(r"(?:python -m )?pip install [^`\n]+")
 # What shows that the environment, which an install line made, is good for something: added to the line that begins so.
 AFTERWARDS = {
+    "pip install pre-commit": " && pre-commit validate-config",
     "python -m pip install nox && python -m nox -s demo": " -- --once",
     "pip install": " && python -m pytest --collect-only -q >/dev/null"
     " && python -m pytest -q tests/webui/test_webuiapi.py",
@@ -57,7 +60,7 @@ def install(session: nox.Session, extra: str, host: str | None, torch: str = TOR
 @nox.session
 def demo(session: nox.Session) -> None:
     """Serves the miniature WebUI and prints its address; `-- --once` makes one pair of pictures and ends."""
-    install(session, "demo", "neo" if version(session) >= NEO_PYTHON else "forge")
+    install(session, "demo", "neo" if version(session) >= OLD_PINS_END else "forge")
     session.run("python", "-m", "demo", *session.posargs)
 
 
@@ -69,8 +72,8 @@ def tests(session: nox.Session, host: str) -> None:
     Slow tests run under one host's pins only, and so do those of ONCE, which the newest libraries' session has, too.
     """
     python = version(session)
-    if host in ("a1111", "forge") and python >= NEO_PYTHON:
-        session.skip("its pins are older than Python 3.13, and have no files for it")
+    if host in ("a1111", "forge") and python >= OLD_PINS_END:
+        session.skip("its pins are older than Python 3.12, and have no files for it")
     if host == "neo" and python < (3, 11):
         session.skip("its numpy has no files for Python 3.10")
     if host == "latest":
@@ -81,7 +84,7 @@ def tests(session: nox.Session, host: str) -> None:
         install(session, "demo,test", host, NEO_TORCH if host == "neo" and python == NEO_PYTHON else TORCH)
         if not (shutil.which("chromium") or os.environ.get("CHROMIUM")):
             session.warn("chromium is missing: the tests in a browser will be skipped (apt-get install chromium)")
-    whole = "neo" if python >= NEO_PYTHON else "forge"
+    whole = "neo" if python >= OLD_PINS_END else "forge"
     once = [f"--ignore=tests/{name}" for name in ONCE] if host not in (whole, "latest") else []
     chosen = session.posargs or (["-m", ""] if host == whole else once)
     session.run("python", "-m", "pytest", *PARALLEL, *chosen)
@@ -89,15 +92,16 @@ def tests(session: nox.Session, host: str) -> None:
 
 @nox.session(venv_backend="none")
 def readme(session: nox.Session) -> None:
-    """Runs every install line of the README in a fresh environment of its own, without constraints, and tries it.
+    """Runs every install line of README.md, CONTRIBUTING.md and docs/ in a fresh environment of its own, and tries it.
 
-    All but `nox -s tests`: that is what calls this one in the gate.
+    Without constraints. All but `nox -s tests`: that is what calls this one in the gate.
     """
-    lines = README_LINE.findall(Path("README.md").read_text(encoding="utf-8"))
+    pages = [Path("README.md"), Path("CONTRIBUTING.md"), *sorted(Path("docs").glob("*.md"))]
+    lines = [line for page in pages for line in README_LINE.findall(page.read_text(encoding="utf-8"))]
     for line in dict.fromkeys(line.strip() for line in lines if "nox -s tests" not in line):
         ending = next((end for start, end in AFTERWARDS.items() if line.startswith(start)), None)
         if ending is None:
-            session.error(f"nothing in AFTERWARDS tries what this line of the README installs: {line}")
+            session.error(f"nothing in AFTERWARDS tries what this line installs: {line}")
         with tempfile.TemporaryDirectory() as folder:
             session.run(sys.executable, "-m", "venv", folder, external=True)
             fresh = {"PATH": os.pathsep.join([f"{folder}/bin", os.environ["PATH"]]), "NOX_ENVDIR": f"{folder}/nox"}

@@ -107,12 +107,12 @@ def test_options_have_a_section_and_defaults(webui: WebUI) -> None:
     ]  # fmt: skip
 
 
-def test_readme_tables_the_options(webui: WebUI, root: Path) -> None:
+def test_the_docs_table_the_options(webui: WebUI, root: Path) -> None:
     from lib_oms.webui import options  # the running host has made its `modules` importable
 
-    readme = (root / "README.md").read_text(encoding="utf-8")
+    page = (root / "docs/settings.md").read_text(encoding="utf-8")
     for name, info in options._all().items():
-        assert f"| {info.label} | `{name}` | `{json.dumps(info.default)}` |" in readme
+        assert f"| {info.label} | `{name}` | `{json.dumps(info.default)}` |" in page
 
 
 def test_modules_in_an_added_folder_are_found_without_a_restart(webui: WebUI, tmp_path: Path) -> None:
