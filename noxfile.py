@@ -1,7 +1,8 @@
-"""The project's commands: `python -m nox -s demo`, `python -m nox -s tests`, `python -m nox -s lint`.
+"""The project's commands: `python -m nox -s demo`, `-s tests`, `-s tests-slow`, `-s types`, `-s lint`, `-s readme`.
 
-Each runs in an environment of its own. Tests run under the pins of three WebUI hosts (requirements/*.txt) and, for the
-library part, under the newest diffusers and transformers.
+Tests run under the pins of three WebUI hosts (requirements/*.txt) and, for the library part, under the newest diffusers
+and transformers. The hosts' sessions share one environment per Python, in which only the pins that differ are changed:
+making one anew takes longer than the tests of most files.
 
 Forge Neo runs Python 3.13 with torch 2.11.0. `python3.13 -m nox -s "tests(neo)"` has both; on any other Python its
 remaining pins are tested with TORCH, which says so. OMS_TORCH says in pip's words which torch to install instead, such
@@ -24,11 +25,28 @@ OLD_PINS_END = (3, 12)
 """From this Python on AUTOMATIC1111's and Forge's Pillow and tokenizers have no files: they would be compiled."""
 LAST = {"neo": ["fastapi==0.127.1", "starlette==0.50.0", "annotated-doc", "Pillow==12.2.0"]}
 """What a host has over the limits of others (our own for fastapi, gradio's for Pillow): installed when all else is."""
+PYTHON = sys.version_info[:2]
+WHOLE = "neo" if PYTHON >= OLD_PINS_END else "forge"
+"""The host under whose pins all tests run."""
 PARALLEL = ["-n", os.environ.get("OMS_TEST_PROCESSES", "2"), "--dist", "loadfile"]
 """Tests of one file share a WebUI, so a file is one process's; the suite is made for two cores."""
-ONCE = ("test_step.py", "test_settings.py", "text/test_prompt.py", "library/test_download.py", "library/test_trust.py",
-        "training/test_loop.py", "training/test_dataset.py")  # fmt: skip
-"""Tests that touch no host: run under the pins of the oldest huggingface_hub and with the newest libraries alone."""
+NO_HOST = ("test_devices.py", "test_module_cache.py", "test_project.py", "test_readme.py", "test_settings.py",
+           "test_step.py", "commands", "embedded", "files", "judging", "library/test_download.py",
+           "library/test_entries.py", "library/test_fingerprint.py", "library/test_trust.py", "text/test_prompt.py",
+           "training")  # fmt: skip
+"""Tests of what no host has a part in. They run under one host's pins (for downloads, those of the oldest client) and,
+where a library has a part in them, with the newest ones."""
+NO_PIN = (*NO_HOST, "webui/test_interrupt.py", "webui/test_manners.py", "webui/test_memory.py",
+          "webui/test_real_host.py", "webui/test_samplers.py")  # fmt: skip
+"""And those of torch and our own code in a host: no pin changes them, so they run under one host's as well."""
+NO_LIBRARY = ("webui", "demo", "files", "judging", "commands", "test_devices.py", "test_install.py", "test_project.py",
+              "test_readme.py", "test_settings.py", "test_step.py", "library/test_entries.py",
+              "library/test_fingerprint.py", "library/test_trust.py", "text/test_prompt.py")  # fmt: skip
+"""What no library newer than the hosts' has a part in, besides torch."""
+SAME_AS_FORGE = {"a1111": ("psi",)}
+"""What stands on diffusers and safetensors alone, where those have the versions that Forge has."""
+OTHERS = {"a1111": "forge", "neo": "a1111"}
+"""Whose ways never meet a host's pins: what the tests in the miniature WebUI call the other host."""
 nox.options.sessions = ["tests"]
 nox.options.default_venv_backend = "venv"
 
@@ -42,52 +60,76 @@ AFTERWARDS = {
 }
 
 
-def version(session: nox.Session) -> tuple[int, ...]:
-    """Of the session's Python, such as (3, 11)."""
-    told = session.run_install("python", "-c", "import sys; print(*sys.version_info[:2])", silent=True)
-    return tuple(map(int, str(told).split()))
+def install(session: nox.Session, extra: str, host: str | None, torch: str = TORCH, python: str = "python") -> None:
+    """Installs the project with a host's pins; torch first, so that no resolver picks another build of it.
 
-
-def install(session: nox.Session, extra: str, host: str | None, torch: str = TORCH) -> None:
-    """Installs the project with a host's pins; torch first, so that no resolver picks another build of it."""
+    Without compiling, which would take longer than the rest: Python does that for what is imported.
+    """
+    pip = (python, "-m", "pip", "install", "--quiet", "--no-compile")
     pins = ["-c", f"requirements/{host}.txt"] if host else []
-    session.install(*shlex.split(os.environ.get("OMS_TORCH", torch)))
-    session.install("-e", f".[{extra}]", *pins)
+    session.run_install(*pip, *shlex.split(os.environ.get("OMS_TORCH", torch)), external=True)
+    session.run_install(*pip, "-e", f".[{extra}]", *pins, external=True)
     if host in LAST:
-        session.install("--no-deps", *LAST[host])
+        session.run_install(*pip, "--no-deps", *LAST[host], external=True)
+
+
+def environment(session: nox.Session, host: str) -> str:
+    """The Python of an environment with the pins of `host`, or with the newest libraries ("latest")."""
+    folder = Path(os.environ.get("NOX_ENVDIR") or ".nox").resolve()
+    folder /= f"{'latest' if host == 'latest' else 'hosts'}-{PYTHON[0]}.{PYTHON[1]}"
+    interpreter = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not interpreter.exists():
+        session.run_install(sys.executable, "-m", "venv", str(folder), external=True)
+    if host == "latest":
+        install(session, "test-library", None, python=str(interpreter))
+        return str(interpreter)
+    if host == "neo" and PYTHON != NEO_PYTHON:
+        session.warn(f"Forge Neo runs Python 3.13 with {NEO_TORCH}: python3.13 -m nox -s 'tests(neo)' has both")
+    torch = NEO_TORCH if host == "neo" and PYTHON == NEO_PYTHON else TORCH
+    install(session, "demo,test,types", host, torch, str(interpreter))
+    if not (shutil.which("chromium") or os.environ.get("CHROMIUM")):
+        session.warn("chromium is missing: the tests in a browser will be skipped (apt-get install chromium)")
+    return str(interpreter)
 
 
 @nox.session
 def demo(session: nox.Session) -> None:
     """Serves the miniature WebUI and prints its address; `-- --once` makes one pair of pictures and ends."""
-    install(session, "demo", "neo" if version(session) >= OLD_PINS_END else "forge")
+    install(session, "demo", WHOLE)
     session.run("python", "-m", "demo", *session.posargs)
 
 
-@nox.session
-@nox.parametrize("host", ["a1111", "forge", "neo", "latest"], ids=["a1111", "forge", "neo", "latest"])
+@nox.session(venv_backend="none")
+@nox.parametrize("host", ["a1111", "neo", "forge", "latest"], ids=["a1111", "neo", "forge", "latest"])
 def tests(session: nox.Session, host: str) -> None:
-    """Runs the tests; whatever follows `--` is handed to pytest.
-
-    Slow tests run under one host's pins only, and so do those of ONCE, which the newest libraries' session has, too.
-    """
-    python = version(session)
-    if host in ("a1111", "forge") and python >= OLD_PINS_END:
+    """Runs all tests but the slow ones; whatever follows `--` is handed to pytest."""
+    if host in ("a1111", "forge") and PYTHON >= OLD_PINS_END:
         session.skip("its pins are older than Python 3.12, and have no files for it")
-    if host == "neo" and python < (3, 11):
+    if host == "neo" and PYTHON < (3, 11):
         session.skip("its numpy has no files for Python 3.10")
+    interpreter = environment(session, host)
+    left_out: tuple[str, ...] = (*NO_PIN, *SAME_AS_FORGE.get(host, ()))
+    if host == WHOLE:
+        left_out = ()
     if host == "latest":
-        install(session, "test-library", None)
-    else:
-        if host == "neo" and python != NEO_PYTHON:
-            session.warn(f"Forge Neo runs Python 3.13 with {NEO_TORCH}: python3.13 -m nox -s 'tests(neo)' has both")
-        install(session, "demo,test", host, NEO_TORCH if host == "neo" and python == NEO_PYTHON else TORCH)
-        if not (shutil.which("chromium") or os.environ.get("CHROMIUM")):
-            session.warn("chromium is missing: the tests in a browser will be skipped (apt-get install chromium)")
-    whole = "neo" if python >= OLD_PINS_END else "forge"
-    once = [f"--ignore=tests/{name}" for name in ONCE] if host not in (whole, "latest") else []
-    chosen = session.posargs or (["-m", ""] if host == whole else once)
-    session.run("python", "-m", "pytest", *PARALLEL, *chosen)
+        left_out = NO_LIBRARY
+    chosen = [f"--ignore=tests/{name}" for name in left_out]
+    if host in OTHERS and host != WHOLE:
+        chosen += ["-k", f"not {OTHERS[host]}"]
+    session.run(interpreter, "-m", "pytest", *PARALLEL, *(session.posargs or chosen), external=True)
+
+
+@nox.session(name="tests-slow", venv_backend="none")
+def tests_slow(session: nox.Session) -> None:
+    """Runs the slow tests: trainings, pictures by the hundred, files by the ten thousand."""
+    interpreter = environment(session, WHOLE)
+    session.run(interpreter, "-m", "pytest", *PARALLEL[:2], "-m", "slow", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
+def types(session: nox.Session) -> None:
+    """Runs mypy, beside the libraries whose types it reads."""
+    session.run(environment(session, WHOLE), "-m", "mypy", external=True)
 
 
 @nox.session(venv_backend="none")
@@ -110,6 +152,7 @@ def readme(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Runs ruff."""
-    session.install("ruff>=0.8")
+    """Runs ruff, and import-linter on who may import whom."""
+    session.install("ruff>=0.8", "import-linter>=2.4")
     session.run("ruff", "check", ".")
+    session.run("lint-imports", "--no-cache", env={"PYTHONPATH": "."})

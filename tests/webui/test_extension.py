@@ -758,7 +758,7 @@ def test_extension_that_cannot_be_imported_says_so_and_stops_nothing(tmp_path: P
         assert webui.txt2img(sampler_name="Euler").seen
         assert webui.txt2img(False, sampler_name="Euler").seen
         for asks in (True, {"prompt": "night"}):
-            with pytest.raises(RequestFailed, match=r"^it cannot be used: ModuleNotFoundError: .*lib_oms\.unet"):
+            with pytest.raises(RequestFailed, match=r"^it cannot be used: ModuleNotFoundError: .*lib_oms\.psi\.unet"):
                 webui.txt2img(asks, sampler_name="Euler")
         shown = [component["props"] for component in webui.get("/config").json()["components"]]
         (told,) = [props["value"] for props in shown if props.get("elem_id") == "oms_problem"]

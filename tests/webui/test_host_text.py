@@ -187,7 +187,7 @@ def test_other_weights_in_the_same_model_are_another_pair(memory: Any, pair: tup
     assert host_text.of(Model()) is None
 
 
-def test_a_pair_that_is_dropped_forgets_its_prompts_and_keeps_its_tokenizers(memory: Any, pair: tuple) -> None:
+def test_a_pair_that_is_dropped_loses_its_prompts_and_keeps_its_tokenizers(memory: Any, pair: tuple) -> None:
     """transformers 4 never frees a tokenizer: "drop after use" must not make two with each picture."""
     from lib_oms.webui import host_text
 
