@@ -75,6 +75,7 @@ def pictures(tmp_path_factory):
 # What it learns
 
 
+@pytest.mark.slow
 def test_psi_learns_minus_x0_of_each_caption(tmp_path):
     settings = small_settings(tmp_path, steps=150, lr=5e-3, warmup=10, batch_size=24, ema_decay=0.9, save_every=1000)
     psi = OMSUNet.from_pretrained(train(settings, small_data(), small_config()))

@@ -1,11 +1,16 @@
 """What the tests of the extension in a WebUI share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from browser_helpers import find_browser
+from browser_helpers import chromium, find_browser
 from text_helpers import BIG_G, CLIP_L, text_model, tokenizer
+
+if TYPE_CHECKING:
+    from playwright.sync_api import BrowserContext
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +29,13 @@ def browser() -> str:
     if lack:
         pytest.skip(lack)
     return path
+
+
+@pytest.fixture(scope="module")
+def context(browser: str, tmp_path_factory: pytest.TempPathFactory) -> "Iterator[BrowserContext]":
+    """Headless Chromium, started once a file; playwright allows no second one beside it."""
+    with chromium(tmp_path_factory.mktemp("profile"), browser, viewport={"width": 1280, "height": 1000}) as context:
+        yield context
 
 
 @pytest.fixture

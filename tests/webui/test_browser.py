@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from browser_helpers import MODEL, DemoProcess, WebUIPage, brightness, chromium, contrast
+from browser_helpers import MODEL, DemoProcess, WebUIPage, brightness, contrast
 from PIL import ImageChops
 
 pytest.importorskip("gradio")
@@ -23,12 +23,6 @@ def demo(browser: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dem
     with DemoProcess(tmp_path_factory.mktemp("demo")) as running:
         running.add_module("vanishing")
         yield running
-
-
-@pytest.fixture(scope="module")
-def context(browser: str, tmp_path_factory: pytest.TempPathFactory) -> "Iterator[BrowserContext]":
-    with chromium(tmp_path_factory.mktemp("profile"), browser, viewport={"width": 1280, "height": 1000}) as context:
-        yield context
 
 
 @pytest.fixture(params=["light"])

@@ -3,11 +3,10 @@
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from browser_helpers import DemoProcess, WebUIPage, chromium
+from browser_helpers import DemoProcess, WebUIPage
 from hub_server import Hub
 from module_helpers import tiny_psi
 from published_helpers import ENCODER_WEIGHTS, ENCODERS, MODULE, NAME
@@ -38,9 +37,10 @@ def demo(browser: str, hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture
-def ui(demo: DemoProcess, browser: str, tmp_path: Path) -> "Iterator[WebUIPage]":
-    with chromium(tmp_path, browser, viewport={"width": 1280, "height": 1000}) as context:
-        yield _page(context, demo.url)
+def ui(demo: DemoProcess, context: "BrowserContext") -> "Iterator[WebUIPage]":
+    ui = _page(context, demo.url)
+    yield ui
+    ui.page.close()
 
 
 def _page(context: "BrowserContext", url: str) -> WebUIPage:

@@ -4,13 +4,16 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from browser_helpers import DemoProcess, WebUIPage, chromium, contrast
+from browser_helpers import DemoProcess, WebUIPage, contrast
 from safetensors.torch import load_file, save_file
 
 pytest.importorskip("gradio")
+
+if TYPE_CHECKING:
+    from playwright.sync_api import BrowserContext
 
 NAME = "oms_b_openclip_xl"
 
@@ -31,16 +34,11 @@ def demo(browser: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dem
 
 
 @pytest.fixture(params=["light", "dark"])
-def ui(
-    demo: DemoProcess,
-    browser: str,
-    tmp_path: Path,
-    request: pytest.FixtureRequest,
-) -> Iterator[WebUIPage]:
-    with chromium(tmp_path, browser, viewport={"width": 1280, "height": 1000}) as context:
-        ui = WebUIPage(context, demo.url, request.param)
-        ui.open_accordion()
-        yield ui
+def ui(demo: DemoProcess, context: "BrowserContext", request: pytest.FixtureRequest) -> Iterator[WebUIPage]:
+    ui = WebUIPage(context, demo.url, request.param)
+    ui.open_accordion()
+    yield ui
+    ui.page.close()
 
 
 def color(ui: WebUIPage, selector: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import requests
-from browser_helpers import PATIENCE, DemoProcess, WebUIPage, chromium
+from browser_helpers import PATIENCE, DemoProcess, WebUIPage
 from safetensors.torch import load_file, save_file
 from untrained_helpers import place_untrained
 
@@ -38,12 +38,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def demo(browser: str, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoProcess]:
     with DemoProcess(tmp_path_factory.mktemp("demo"), "--model", str(model)) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def context(browser: str, tmp_path_factory: pytest.TempPathFactory) -> "Iterator[BrowserContext]":
-    with chromium(tmp_path_factory.mktemp("profile"), browser, viewport={"width": 1280, "height": 1000}) as context:
-        yield context
 
 
 @pytest.fixture(autouse=True)
