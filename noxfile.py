@@ -19,6 +19,7 @@ from pathlib import Path
 
 import nox
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # tests start dozens of processes, and compiling is half of each start
 TORCH = "torch==2.13.0"
 NEO_PYTHON, NEO_TORCH = (3, 13), "torch==2.11.0"
 OLD_PINS_END = (3, 12)
