@@ -26,9 +26,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from lib_oms.module import OMSModule
 from lib_oms.psi import OMSUNet, OMSUNetConfig
 from lib_oms.settings import OMSSettings
-from lib_oms.step import one_more_step_ve
+from lib_oms.step import FirstStep, one_more_step_ve
 from lib_oms.text import MixClipEncoder, OpenCLIPEncoder, TextEncoder
-from lib_oms.webui.request import FirstStep, Request, starting_noise
+from lib_oms.webui.request import Request, starting_noise
 
 ROOT = Path(__file__).resolve().parents[1]
 BIG_G = VIT_H | {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
@@ -126,7 +126,7 @@ def _in_a_batch(module: OMSModule, cond: Tensor, uncond: Tensor, side: int, devi
 
     def starts(part: Tensor) -> Tensor:
         many = len(part)
-        first = FirstStep(SIGMA, exploding=True, host_scale=SIGMA)
+        first = FirstStep(SIGMA, exploding=True, scale=SIGMA)
         return starting_noise(Request(settings, [""] * many, [1] * many, [], 0.0, part, first), module, encoded)
 
     return bool(torch.equal(starts(noise)[2:], starts(noise[2:])))

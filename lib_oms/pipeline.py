@@ -11,30 +11,15 @@ import inspect
 import math
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lib_oms.errors import OMSError
 from lib_oms.module import OMSModule
-from lib_oms.step import one_more_step
+from lib_oms.step import VANISHING_SIGMA, FirstStep, one_more_step, sigma_of
 from lib_oms.text import TextEncoder
-
-# x0hat's share of x_T is about 1/sigma: 0.068 for Stable Diffusion's 14.6, nothing for zero terminal SNR's 4500.
-VANISHING_SIGMA = 1000.0
-
-
-class FirstStep(NamedTuple):
-    """Where a scheduler starts: its noise level as k-diffusion counts it, and the form of its latents.
-
-    exploding: x0hat + sigma n (Euler, Heun...), else of variance one (DDIM, DPM++, UniPC...).
-    init_noise_sigma: what the pipeline multiplies the latents with that it is given.
-    """
-
-    sigma: float
-    exploding: bool
-    init_noise_sigma: float
 
 
 class OneMoreStep:
@@ -126,9 +111,7 @@ class OneMoreStep:
         )
         if sampler_eta is not None:
             kwargs["eta"] = sampler_eta
-        return pipe(
-            prompt=prompt, generator=generator, latents=(x_T / first.init_noise_sigma).to(noise.dtype), **kwargs
-        )
+        return pipe(prompt=prompt, generator=generator, latents=(x_T / first.scale).to(noise.dtype), **kwargs)
 
     def _check_pipeline(self, pipe: Any, takes: Any) -> None:
         name = type(pipe).__name__
@@ -178,8 +161,7 @@ def first_step(pipe: Any, takes: Any, kwargs: dict[str, Any]) -> FirstStep:
     if sigmas is not None:
         sigma = float(sigmas[0])
     else:
-        a = float(alphas[int(timesteps[0])])
-        sigma = math.sqrt((1.0 - a) / a) if a > 0 else math.inf
+        sigma = sigma_of(float(alphas[int(timesteps[0])]))
     if not 0 < sigma < VANISHING_SIGMA:
         raise OMSError(
             f"{name} starts from noise level {sigma:.4g}; One More Step applies between 0 and {VANISHING_SIGMA:.0f}, "

@@ -15,10 +15,7 @@ from typing import Any
 
 from modules import shared
 
-from lib_oms.webui.request import FirstStep
-
-VANISHING_SIGMA = 1000.0
-"""Zero Terminal SNR schedules begin at 4500 and all others far below: what psi says would be a thousandth of x_T."""
+from lib_oms.step import VANISHING_SIGMA, FirstStep, sigma_of
 
 
 class NotApplicable(Exception):  # noqa: N818  nothing is wrong, the picture is made without the step
@@ -38,7 +35,7 @@ def first_step(p: Any) -> FirstStep:
             first, last = _of_timesteps(p, sampler)
         else:
             raise _unknown(p)
-    if not (math.isfinite(first.sigma) and first.sigma > 0 and first.host_scale > 0):
+    if not (math.isfinite(first.sigma) and first.sigma > 0 and first.scale > 0):
         raise NotApplicable(f"the sampler {p.sampler_name} starts at noise level {first.sigma:g}")
     if max(first.sigma, last) > VANISHING_SIGMA:
         raise NotApplicable(
@@ -112,9 +109,9 @@ def _of_sigmas(p: Any, sampler: Any) -> tuple[FirstStep, float]:
     model_sigmas = getattr(model_wrap, "sigmas", None)
     largest = sigma0 if model_sigmas is None else float(model_sigmas[-1])
     sgm = getattr(shared.opts, "sgm_noise_multiplier", False)
-    host_scale = math.hypot(1.0, sigma0) if sgm else sigma0
+    scale = math.hypot(1.0, sigma0) if sgm else sigma0
     sigma = largest if _makes_own_sigmas(sampler) else sigma0
-    return FirstStep(sigma, exploding=True, host_scale=host_scale), largest
+    return FirstStep(sigma, exploding=True, scale=scale), largest
 
 
 def _of_timesteps(p: Any, sampler: Any) -> tuple[FirstStep, float]:
@@ -133,10 +130,6 @@ def _of_timesteps(p: Any, sampler: Any) -> tuple[FirstStep, float]:
     else:
         first = int(timesteps[-1])
     return (
-        FirstStep(_sigma(float(alphas_cumprod[first])), exploding=False, host_scale=1.0),
-        _sigma(float(alphas_cumprod[-1])),
+        FirstStep(sigma_of(float(alphas_cumprod[first])), exploding=False, scale=1.0),
+        sigma_of(float(alphas_cumprod[-1])),
     )
-
-
-def _sigma(alpha_cumprod: float) -> float:
-    return math.sqrt((1.0 - alpha_cumprod) / alpha_cumprod) if alpha_cumprod > 0 else math.inf

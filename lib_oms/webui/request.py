@@ -13,22 +13,8 @@ from torch import Tensor
 from lib_oms.errors import OMSError
 from lib_oms.module import OMSModule, Texts
 from lib_oms.settings import OMSSettings
-from lib_oms.step import one_more_step
+from lib_oms.step import FirstStep, one_more_step
 from lib_oms.text.prompt import first_step_text
-
-
-@dataclass(frozen=True)
-class FirstStep:
-    """Where sampling starts.
-
-    sigma: noise level (k-diffusion's) that the sampler assumes at its first call of the model.
-    exploding: whether that call's latent is x0hat + sigma n, as k-diffusion has it, or of variance one.
-    host_scale: what the host multiplies the noise with that it is given, on the way to that call.
-    """
-
-    sigma: float
-    exploding: bool
-    host_scale: float
 
 
 @dataclass(frozen=True)
@@ -111,7 +97,7 @@ def _one_picture(
         fresh_noise=fresh,
         exploding=first.exploding,
     )
-    return x_T / first.host_scale
+    return x_T / first.scale
 
 
 def fresh_noise(seed: int, subseed: int, subseed_strength: float, like: Tensor) -> Tensor:

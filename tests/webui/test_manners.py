@@ -88,8 +88,9 @@ def test_plain_host(memory: Any, options: Any, policy: str) -> None:
 def test_a_prompt_that_is_known_brings_no_text_encoder_to_the_device(
     memory: Any, options: Any, tmp_path: Path, kind: str
 ) -> None:
+    from lib_oms.step import FirstStep
     from lib_oms.webui import hook
-    from lib_oms.webui.request import FirstStep, Request
+    from lib_oms.webui.request import Request
 
     options("oms_memory_policy", "keep in RAM")
     encoder = tiny_encoder(tmp_path)
