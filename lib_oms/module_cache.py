@@ -101,20 +101,21 @@ class ModuleCache:
         before: Callable[[str], None],
     ) -> _Held:
         source = self._source_of(entry) if text_encoder is None else None
+        encoder = text_encoder
         # A module holds the encoder that it was given, so the id is its own.
         key = (entry.path, fingerprint, dtype, id(text_encoder) if source is None else source.where)
         if key not in self._modules:
-            wanted = None if source is None else (source.where, dtype)
             inspect_module(entry.path)
-            if source is not None and wanted not in self._encoders:
-                source.check()
-            self._make_room(entry, wanted)
-            if source is not None and wanted not in self._encoders:
+            if source is not None:
+                encoder = self._encoders.get((source.where, dtype))
+                if encoder is None:
+                    source.check()
+            self._make_room(entry, None if source is None else (source.where, dtype))
+            if source is not None and encoder is None:
                 before(f"Loading the text encoder of OMS module {entry.name}")
-                self._encoders[wanted] = source.load(dtype)
+                encoder = self._encoders[source.where, dtype] = source.load(dtype)
             before(f"Loading OMS module {entry.name}")
             say(f"Loading OMS module {entry.name}")
-            encoder = text_encoder if source is None else self._encoders[wanted]
             try:
                 self._modules[key] = _Held(OMSModule.from_pretrained(entry.path, dtype=dtype, text_encoder=encoder))
             except BaseException:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,8 +35,8 @@ class Setting:
     infotext: str
     help: str
     default: bool | float | str
-    minimum: float | None = None
-    maximum: float | None = None
+    minimum: float = -math.inf
+    maximum: float = math.inf
     step: float | None = None
 
     @property
@@ -69,7 +70,7 @@ class Setting:
         if self.type is float and isinstance(value, (int, float)) and not isinstance(value, bool):
             if self.minimum <= value <= self.maximum:  # False for NaN too
                 return float(value) + 0.0  # -0.0 becomes 0.0
-        elif self.type is not float and isinstance(value, self.type):
+        elif self.type is not float and isinstance(value, (bool, str)) and isinstance(value, self.type):
             _refuse_half_letters(f"{self.infotext} ({self.name})", value)
             return value
         raise SettingError(f"{self.infotext} ({self.name}): {reprlib.repr(value)} is not allowed, only {self.allowed}.")
@@ -87,7 +88,7 @@ class Setting:
 
 
 def _setting(default: bool | float | str, **facts: Any) -> Any:
-    return field(default=default, metadata=facts)
+    return field(default=default, metadata={"default": default, **facts})
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ class OMSSettings:
         named = next((value for value in args if isinstance(value, Mapping)), {})
         first = args[0] if args else False
         enabled = named.get("enabled", True if isinstance(first, Mapping) else first)
-        return _BY_NAME["enabled"].check(_asking(axes).get("enabled", enabled))
+        return _BY_NAME["enabled"].check(_asking(axes).get("enabled", enabled)) is True
 
     def as_dict(self) -> dict[str, bool | float | str]:
         """Name and value of every setting, in their order."""
@@ -213,11 +214,7 @@ def _refuse_half_letters(name: str, value: Any) -> None:
         )
 
 
-def _read(name: str, facts: Mapping[str, Any], default: bool | float | str) -> Setting:
-    return Setting(name=name, default=default, **facts)
-
-
-SETTINGS: tuple[Setting, ...] = tuple(_read(f.name, f.metadata, f.default) for f in fields(OMSSettings))
+SETTINGS: tuple[Setting, ...] = tuple(Setting(name=f.name, **f.metadata) for f in fields(OMSSettings))
 """The settings in their order."""
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}

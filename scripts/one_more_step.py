@@ -3,6 +3,8 @@
 A table of contents: which of the host's hooks calls what. The work is in lib_oms.
 """
 
+from typing import Any
+
 from modules import script_callbacks, scripts
 
 from lib_oms.webui import trouble
@@ -16,7 +18,7 @@ try:
     script_callbacks.on_app_started(api.register)
     script_callbacks.on_before_ui(xyz.register)
     xyz.register()
-    PROBLEM = None
+    PROBLEM: str | None = None
 except Exception as error:  # whatever it is, it must not stop the WebUI from starting
     PROBLEM = trouble.report(error)
 
@@ -24,13 +26,13 @@ except Exception as error:  # whatever it is, it must not stop the WebUI from st
 class OneMoreStep(scripts.Script):
     problem = PROBLEM
 
-    def title(self):
+    def title(self) -> str:
         return "One More Step"
 
-    def show(self, is_img2img):
+    def show(self, is_img2img: bool) -> Any:
         return False if is_img2img else scripts.AlwaysVisible  # img2img does not start from pure noise
 
-    def ui(self, is_img2img):
+    def ui(self, is_img2img: bool) -> list[Any]:
         if not self.problem:
             try:
                 controls = ui.build()
@@ -40,14 +42,14 @@ class OneMoreStep(scripts.Script):
                 self.problem = trouble.report(error)
         return trouble.accordion(self.problem)
 
-    def before_process(self, p, *args):
+    def before_process(self, p: Any, *args: Any) -> None:
         if self.problem and args and args[0]:
             trouble.stand_in(p, self.problem)
 
-    def process(self, p, *args):
+    def process(self, p: Any, *args: Any) -> None:
         if not self.problem:
             hook.before_generating(p, args)
 
-    def process_before_every_sampling(self, p, *args, **kwargs):
+    def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
         if not self.problem:
             hook.before_sampling(p, args, kwargs["noise"])

@@ -23,7 +23,7 @@ class Job:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread()  # none is running yet
         self._cancelled = threading.Event()
         self._progress = Progress(0, 0, "")
         self.name = ""
@@ -33,7 +33,7 @@ class Job:
 
     @property
     def running(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
+        return self._thread.is_alive()
 
     @property
     def running_name(self) -> str:

@@ -106,10 +106,10 @@ def _chosen(p: Any, settings: OMSSettings, *, usual: bool = True) -> ModuleEntry
     offer.choose looks at every module's file: what it said before generating holds for the first batch.
     """
     latents = host.latents_of(p.sd_model) if usual else None
-    asked_module, asked_latents, entry = getattr(p, _CHOSEN, None) or (None, None, None)
+    chosen: tuple[str, str | None, ModuleEntry] | None = getattr(p, _CHOSEN, None)
     setattr(p, _CHOSEN, None)
-    if (asked_module, asked_latents) == (settings.module, latents):
-        return entry
+    if chosen is not None and chosen[:2] == (settings.module, latents):
+        return chosen[2]
     return offer.choose(settings.module, latents, host.without_latents(p.sd_model))
 
 

@@ -89,7 +89,10 @@ def checkpoint_is_loaded() -> bool:
 
 def latents_now() -> str | None:
     """As `latents_of`, for the checkpoint that the next picture is made with: by its file where it is not loaded."""
-    return latents_of(loaded_model()) if checkpoint_is_loaded() else checkpoint_latents(checkpoint_now().filename)
+    checkpoint = checkpoint_now()
+    if checkpoint is None or checkpoint_is_loaded():
+        return latents_of(loaded_model())
+    return checkpoint_latents(checkpoint.filename)
 
 
 def latents_of(model: Any) -> str | None:

@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from modules import devices
@@ -23,8 +23,9 @@ from lib_oms.text import TextEncoder
 from lib_oms.text.tower import TextTower
 from lib_oms.webui import memory
 
-Run = Callable[[nn.Module, Tensor], Tensor]
-"""Hidden states [N, 77, width] before the last layer and its norm, of a network and token ids [N, 77]."""
+Run = Callable[[Any, Tensor], Tensor]
+"""Hidden states [N, 77, width] before the last layer and its norm, of a host's network and token ids [N, 77]."""
+_T = TypeVar("_T")
 
 
 class HostTower(TextTower):
@@ -55,10 +56,10 @@ class HostTower(TextTower):
 
     @property
     def device(self) -> torch.device:
-        return memory.network_device(self._network()) if self._device is None else self._device()
+        return memory.network_device(_living(self._network)) if self._device is None else self._device()
 
     def states(self, ids: Tensor) -> Tensor:
-        return self._run(self._network(), ids).float()
+        return self._run(_living(self._network), ids).float()
 
 
 class HostTextEncoder(TextEncoder):
@@ -92,11 +93,19 @@ class HostTextEncoder(TextEncoder):
 
     def _compute(self, prompt: str) -> Tensor:
         with _without_lora():
-            self._fetch(self._model())
+            self._fetch(_living(self._model))
             return super()._compute(prompt)
 
     def _precision(self) -> AbstractContextManager[None]:
         return devices.autocast()
+
+
+def _living(reference: weakref.ref[_T]) -> _T:
+    """What is held weakly. Raises ReferenceError where the host has dropped it."""
+    held = reference()
+    if held is None:
+        raise ReferenceError("the host has dropped the model that lent its text encoders")
+    return held
 
 
 _known: HostTextEncoder | None = None
@@ -126,7 +135,7 @@ def forget() -> None:
 
 def _of_forge(model: Any) -> HostTextEncoder | None:
     """Forge, backend/diffusion_engine/sdxl.py."""
-    engines = [getattr(model, f"text_processing_engine_{name}", None) for name in "lg"]
+    engines: list[Any] = [getattr(model, f"text_processing_engine_{name}", None) for name in "lg"]
     original = getattr(getattr(model, "forge_objects_original", None), "clip", None)
     if None in (*engines, original) or memory.manager is None:
         return None
@@ -134,7 +143,7 @@ def _of_forge(model: Any) -> HostTextEncoder | None:
 
     def device() -> torch.device:
         """When memory is short some weights wait in RAM; the host's layers fetch them to where their input is."""
-        return of_model().forge_objects_original.clip.patcher.load_device
+        return _living(of_model).forge_objects_original.clip.patcher.load_device
 
     towers = []
     for engine in engines:
@@ -150,7 +159,7 @@ def _of_first_forge(model: Any) -> HostTextEncoder | None:
     """
     original = getattr(getattr(model, "forge_objects_original", None), "clip", None)
     embedders = list(getattr(getattr(model, "conditioner", None), "embedders", None) or [])[:2]
-    wrapped = [getattr(embedder, "wrapped", None) for embedder in embedders]
+    wrapped: list[Any] = [getattr(embedder, "wrapped", None) for embedder in embedders]
     if original is None or memory.manager is None or len(wrapped) != 2:
         return None
     if not all(hasattr(part, "transformer") and hasattr(part, "tokenizer") for part in wrapped):
@@ -179,28 +188,28 @@ def _of_a1111(model: Any) -> HostTextEncoder | None:
     return HostTextEncoder(model, towers, _fetch_conditioner)
 
 
-def _transformers_tower(network: nn.Module, tokenizer: Any) -> HostTower:
+def _transformers_tower(network: Any, tokenizer: Any) -> HostTower:
     return HostTower(network, _run_transformers, tokenizer, network.config.hidden_size, network.config.vocab_size)
 
 
-def _ldm_patched_tower(network: nn.Module, tokenizer: Any) -> HostTower:
+def _ldm_patched_tower(network: Any, tokenizer: Any) -> HostTower:
     if hasattr(network, "config"):
         return _transformers_tower(network, tokenizer)
     width = network.text_model.embeddings.position_embedding.weight.shape[1]
     return HostTower(network, _run_ldm_patched, tokenizer, width, tokenizer.vocab_size)
 
 
-def _run_ldm_patched(network: nn.Module, ids: Tensor) -> Tensor:
+def _run_ldm_patched(network: Any, ids: Tensor) -> Tensor:
     return network(ids, intermediate_output=-2, final_layer_norm_intermediate=False)[1]
 
 
-def _run_transformers(network: nn.Module, ids: Tensor) -> Tensor:
+def _run_transformers(network: Any, ids: Tensor) -> Tensor:
     # The network's own position_ids is a buffer, which Forge leaves behind when it moves weights.
     positions = torch.arange(ids.shape[-1], device=ids.device)[None]
     return network(input_ids=ids, position_ids=positions, output_hidden_states=True).hidden_states[-2]
 
 
-def _run_forge(network: nn.Module, ids: Tensor) -> Tensor:
+def _run_forge(network: Any, ids: Tensor) -> Tensor:
     """With the embeddings in float32, as the host itself turns them to for good each time it encodes (backend/
     text_processing/classic_engine.py, encode_with_transformers). It has not done so yet where the main prompt's
     conditioning is still known from before the model was loaded.
@@ -212,7 +221,7 @@ def _run_forge(network: nn.Module, ids: Tensor) -> Tensor:
     return _run_transformers(network, ids)
 
 
-def _run_open_clip(embedder: nn.Module, ids: Tensor) -> Tensor:
+def _run_open_clip(embedder: Any, ids: Tensor) -> Tensor:
     return embedder.encode_with_transformer(ids)["penultimate"]
 
 
@@ -232,7 +241,7 @@ def _without_lora() -> Iterator[None]:
     """A1111's Lora extension changes weights whenever a layer is called and its list of networks has changed: with an
     empty list it puts the model's own back, and the next prompt brings the LoRAs again.
     """
-    networks = sys.modules.get("networks")
+    networks: Any = sys.modules.get("networks")
     loaded = getattr(networks, "loaded_networks", None)
     if not loaded:
         yield

@@ -49,7 +49,7 @@ def _reader(setting: Setting) -> Callable[[Mapping[str, Any]], Any]:
         value = from_infotext(setting, params)
         if setting.name == "enabled" and value is False and setting.infotext not in params:
             return False if options.paste_unticks() else None
-        if setting.name == "module" and value is not None:
+        if setting.name == "module" and isinstance(value, str):
             return _to_choose(offer.restored(value, automatic=was_automatic(params)))
         return value
 

@@ -212,16 +212,25 @@ def _release(network: nn.Module) -> None:
     """
     with torch.inference_mode(False), torch.no_grad():
         for part in network.modules():
-            for tensors in (part._parameters, part._buffers):
-                for name, tensor in tensors.items():
-                    if tensor is None:
-                        continue
-                    empty = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-                    try:
-                        tensor.data = empty
-                    except RuntimeError:  # moved in inference mode by the host: such a tensor keeps its content
-                        is_weight = tensors is part._parameters
-                        tensors[name] = nn.Parameter(empty, requires_grad=False) if is_weight else empty
+            for name, weight in part._parameters.items():
+                if weight is not None and not _emptied(weight):
+                    part._parameters[name] = nn.Parameter(_empty_as(weight), requires_grad=False)
+            for name, buffer in part._buffers.items():
+                if buffer is not None and not _emptied(buffer):
+                    part._buffers[name] = _empty_as(buffer)
+
+
+def _emptied(tensor: Tensor) -> bool:
+    """Takes its content from a tensor; False where that cannot be, as the host has moved it in inference mode."""
+    try:
+        tensor.data = _empty_as(tensor)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _empty_as(tensor: Tensor) -> Tensor:
+    return torch.empty(0, dtype=tensor.dtype, device=tensor.device)
 
 
 def give_back_freed_pages() -> None:

@@ -152,12 +152,11 @@ def _find(offered: list[ModuleEntry], module: str) -> ModuleEntry | None:
     """
     by_name = {entry.name: entry for entry in sorted(offered, key=lambda entry: not entry.problem)}  # usable ones win
     labelled = _labelled.fullmatch(module)
-    for name in (module, labelled["name"] if labelled else None):
-        if name is None:
-            continue
+    asked = [(module, None), *([(labelled["name"], labelled["fingerprint"])] if labelled else [])]
+    for name, wanted in asked:
         alike = [other for other in by_name if other.casefold() == name.casefold()]
         found = by_name.get(name) or (by_name[alike[0]] if len(alike) == 1 else None)
-        if found is not None and (name == module or _has_fingerprint(found, labelled["fingerprint"])):
+        if found is not None and (wanted is None or _has_fingerprint(found, wanted)):
             return found
     return None
 
@@ -168,7 +167,7 @@ def _renamed(offered: list[ModuleEntry], module: str) -> ModuleEntry | None:
         return None
     usable = {entry.path: entry for entry in offered if not entry.problem}
     found = Remembered(host.cache_folder() / "oms-fingerprints.json").find(labelled["fingerprint"], usable)
-    return usable.get(found)
+    return None if found is None else usable.get(found)
 
 
 def _has_fingerprint(entry: ModuleEntry, wanted: str) -> bool:

@@ -54,7 +54,8 @@ def loaded_openclip(model: Any) -> LoadedModel | None:
 def _of_forge(model: Any, name: str) -> LoadedModel | None:
     engine = getattr(model, "text_processing_engine", None)
     network = getattr(getattr(engine, "text_encoder", None), "transformer", None)
-    if not isinstance(network, nn.Module) or not hasattr(network, "config"):
+    config = getattr(network, "config", None)
+    if not isinstance(network, nn.Module) or config is None:
         return None
 
     def fetch() -> None:
@@ -64,7 +65,7 @@ def _of_forge(model: Any, name: str) -> LoadedModel | None:
         return network.get_parameter(name).detach()
 
     shapes = {name: tuple(value.shape) for name, value in network.named_parameters()}
-    return LoadedModel(name, shapes, tensor, network.config.to_dict(), fetch)
+    return LoadedModel(name, shapes, tensor, config.to_dict(), fetch)
 
 
 def _without_lora(tower: nn.Module) -> dict[str, torch.Tensor]:

@@ -116,7 +116,7 @@ def _switch(setting: Setting) -> Callable[[str], bool]:
 
     def switch(text: str) -> bool:
         try:
-            return setting.parse({"true": "True", "false": "False"}.get(text.strip().lower(), text))
+            return setting.parse({"true": "True", "false": "False"}.get(text.strip().lower(), text)) is True
         except SettingError as error:
             raise trouble.Refusal(str(error)) from None
 
