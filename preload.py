@@ -9,5 +9,5 @@ def preload(parser: argparse.ArgumentParser) -> None:
         "--oms-models-dir",
         type=str,
         default=None,
-        help="one more folder with OMS modules, besides models/OMS and the extension's own models folder",
+        help="one more folder with OMS models, besides models/OMS and the extension's own models folder",
     )

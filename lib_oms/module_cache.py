@@ -112,10 +112,10 @@ class ModuleCache:
                     source.check()
             self._make_room(entry, None if source is None else (source.where, dtype))
             if source is not None and encoder is None:
-                before(f"Loading the text encoder of OMS module {entry.name}")
+                before(f"Loading the text encoder of OMS model {entry.name}")
                 encoder = self._encoders[source.where, dtype] = source.load(dtype)
-            before(f"Loading OMS module {entry.name}")
-            say(f"Loading OMS module {entry.name}")
+            before(f"Loading OMS model {entry.name}")
+            say(f"Loading OMS model {entry.name}")
             try:
                 self._modules[key] = _Held(OMSModule.from_pretrained(entry.path, dtype=dtype, text_encoder=encoder))
             except BaseException:

@@ -121,13 +121,13 @@ class OneMoreStep:
             raise OMSError(f"{name} starts from a picture; OMS acts on pure noise, so only text-to-image can use it")
         channels, expected = pipe.unet.config.in_channels, self.module.psi.config.in_channels
         if channels != expected:
-            raise OMSError(f"{name}'s UNet has {channels} input channels, this OMS module was made for {expected}")
+            raise OMSError(f"{name}'s UNet has {channels} input channels, this OMS model was made for {expected}")
         # "sd" and "sdxl" are told apart by SDXL's size conditioning; other names cannot be checked against a pipeline.
         found = "sdxl" if getattr(pipe.unet.config, "addition_embed_type", None) == "text_time" else "sd"
         if self.module.latents in ("sd", "sdxl") and self.module.latents != found:
             raise OMSError(
-                f"this OMS module was made for {self.module.latents} latents, but {name} has {found} latents; "
-                f"use a module for {found}"
+                f"this OMS model was made for {self.module.latents} latents, but {name} has {found} latents; "
+                f"use one for {found}"
             )
 
 

@@ -102,19 +102,19 @@ class OMSSettings:
         False,
         label="One More Step",
         infotext="OMS",
-        help="Start sampling from a latent whose brightness and colour obey the prompt.",
+        help="Start sampling from a latent whose brightness and color obey the prompt.",
     )
     module: str = _setting(
         AUTOMATIC,
         label="OMS model",
         infotext="OMS model",
-        help="The module that takes the step. Automatic: the one made for the latents of the loaded model.",
+        help="The OMS model that takes the step. Automatic: the one made for the latents of the loaded checkpoint.",
     )
     prompt: str = _setting(
         "",
         label="OMS prompt",
         infotext="OMS prompt",
-        help="What brightness, colour and layout should follow, such as 'black background'. Empty: the main prompt.",
+        help="What brightness, color and layout should follow, such as 'black background'. Empty: the main prompt.",
     )
     guidance_scale: float = _setting(
         1.0,
@@ -138,7 +138,7 @@ class OMSSettings:
         "",
         label="OMS negative prompt",
         infotext="OMS negative prompt",
-        help="What guidance leads away from, at any OMS guidance scale but 1. The published modules know only empty.",
+        help="What guidance leads away from, at any OMS guidance scale but 1. Published OMS models know only empty.",
     )
 
     def __post_init__(self) -> None:

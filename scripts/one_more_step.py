@@ -1,4 +1,4 @@
-"""One More Step (arXiv 2311.15744): pictures as dark, bright and colourful as the prompt says.
+"""One More Step (arXiv 2311.15744): pictures as dark, bright and colorful as the prompt says.
 
 A table of contents: which of the host's hooks calls what. The work is in lib_oms.
 """

@@ -44,7 +44,7 @@ def test_a_name_that_the_console_cannot_show(tmp_path, monkeypatch):
     with ModuleCache().use(entry, "1", torch.float32) as module:
         assert module.latents == "sd"
     console.flush()
-    assert console.buffer.getvalue().splitlines() == [rb"Loading OMS module \u6697"]
+    assert console.buffer.getvalue().splitlines() == [rb"Loading OMS model \u6697"]
 
 
 def test_two_requests_at_once_load_once(cache, tmp_path, monkeypatch):
@@ -226,7 +226,7 @@ def test_stopped_between_its_parts_it_goes_on_from_there(tmp_path):
         pass
     with cache.use(entry, "x", torch.float32, before=before):
         pass
-    assert told == ["Loading the text encoder of OMS module a", *["Loading OMS module a"] * 2]
+    assert told == ["Loading the text encoder of OMS model a", *["Loading OMS model a"] * 2]
 
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])

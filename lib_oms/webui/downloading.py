@@ -117,7 +117,7 @@ def for_loaded_model() -> str:
     fitting = [module for module in catalogue.MODULES if module.latents == latents]
     if not fitting:
         raise SettingError(
-            "no published module is made for the loaded model; load an SD1.x, SD2.x or SDXL checkpoint first, or "
-            "choose one by its name"
+            "no published OMS model is made for the loaded checkpoint; load an SD1.x, SD2.x or SDXL checkpoint first, "
+            "or choose one by its name"
         )
     return min(fitting, key=lambda module: module.size).name

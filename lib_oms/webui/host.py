@@ -117,8 +117,8 @@ def latents_of(model: Any) -> str | None:
 def without_latents(model: Any) -> str:
     """Why `latents_of` knows none for a loaded model, in words."""
     if is_flow(model):
-        return "the loaded model is a flow model: it begins at pure noise, where nothing is left to mend"
-    return "the loaded model has other latents than SD1.x or SD2.x or SDXL"
+        return "the loaded checkpoint is a flow model: it begins at pure noise, where nothing is left to mend"
+    return "the loaded checkpoint has other latents than SD1.x or SD2.x or SDXL"
 
 
 def is_flow(model: Any) -> bool:
@@ -217,7 +217,7 @@ def message(error: Exception) -> str:
         return str(error)
     if isinstance(error, torch.cuda.OutOfMemoryError) or _no_memory_left.search(str(error)):
         return (
-            "there is too little free memory for the OMS module. Take a smaller module, set the memory policy to "
+            "there is too little free memory for the OMS model. Take a smaller one, set the memory policy to "
             f"'keep in RAM', or free memory. {type(error).__name__}: {error}"
         )
     return f"{type(error).__name__}: {error}"

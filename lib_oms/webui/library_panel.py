@@ -41,14 +41,14 @@ def build() -> Panel:
     """Adds list and button to the open accordion, themselves folded away. The list is made anew whenever the page is
     loaded.
     """
-    with gr.Accordion("OMS modules", open=False, elem_id="oms_library") as frame:
+    with gr.Accordion("OMS models", open=False, elem_id="oms_library") as frame:
         shown = gr.HTML(table, elem_id="oms_library_table")
         names = downloading.choices()
         name = gr.Dropdown(
             names,
             value=names[0],
-            label="Published OMS module",
-            info="Automatic: the one for the loaded model. Its text encoder comes along where the machine has none.",
+            label="Published OMS model",
+            info="Automatic: the one for the loaded checkpoint. Its text encoder comes along where there is none.",
             elem_id="oms_download_name",
         )
         with gr.Row():
@@ -126,7 +126,7 @@ def _latents(latents: str) -> str:
 def _terms(lines: Iterable[Listed]) -> str:
     """Where a download comes from and what it is under."""
     licenses = " and ".join(sorted({line.license for line in lines if line.license}))
-    told = f"Downloads come from Hugging Face; the modules are under the license {licenses}." if licenses else ""
+    told = f"Downloads come from Hugging Face; the OMS models are under the license {licenses}." if licenses else ""
     return f"<p style='{_TEXT}'>{html.escape(told)}</p>" if told else ""
 
 

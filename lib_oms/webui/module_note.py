@@ -15,7 +15,7 @@ from lib_oms.webui import host, offer, sources
 # As light or dark as the theme's text; browsers that cannot mix colors take the first.
 RED = "color: #dc2626; color: color-mix(in srgb, red 65%, var(--body-text-color)); font-weight: 600"
 _STYLE = "padding: 2px 4px; font-size: 0.9em; overflow-wrap: anywhere"
-_GET_ONE = "Press Download under OMS modules below"
+_GET_ONE = "Press Download under OMS models below"
 
 
 def as_html(module: Any) -> str:
@@ -40,7 +40,7 @@ def checkpoint_in_words() -> str:
 def _of_automatic() -> tuple[bool, str]:
     """Whether all is well, and what to say."""
     if host.checkpoint_now() is None and host.latents_now() is None:
-        return True, "Automatic: the module for the checkpoint, of which none is loaded yet."
+        return True, "Automatic: the OMS model for the checkpoint, of which none is loaded yet."
     entry = offer.automatic()
     if entry is None:
         return _nothing_for_automatic()
@@ -51,17 +51,18 @@ def _of_automatic() -> tuple[bool, str]:
 def _nothing_for_automatic() -> tuple[bool, str]:
     latents = host.latents_now()
     if latents is None and not host.checkpoint_is_loaded():
-        return True, f"Automatic: the module for {checkpoint_in_words()}, as soon as that is loaded."
+        return True, f"Automatic: the OMS model for {checkpoint_in_words()}, as soon as that is loaded."
     if latents is None:
         return True, f"Automatic: nothing for {checkpoint_in_words()}; pictures are made without One More Step."
     get = f" {_GET_ONE}." if latents in LATENTS_NAMES else ""
-    return False, f"Automatic: there is no module yet for {checkpoint_in_words()}.{get}"
+    return False, f"Automatic: there is no OMS model yet for {checkpoint_in_words()}.{get}"
 
 
 def _of_named(module: str) -> tuple[bool, str]:
     entry = offer.named(module)
     if entry is None:
-        return False, f"There is no module named {module[:200]} here. Choose another one, or Automatic{_stands_for()}."
+        name = module[:200]
+        return False, f"There is no OMS model named {name} here. Choose another one, or Automatic{_stands_for()}."
     if entry.problem:
         return False, f"{entry.name} cannot be used: {entry.problem}"
     latents = host.latents_now()

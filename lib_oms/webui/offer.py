@@ -89,13 +89,13 @@ def choose(module: str, latents: str | None, why_none: str = "") -> ModuleEntry:
     entry = _named(there, module, lambda: _instead(offered, latents) if latents else f"And {why_none}.")
     if latents is None:
         raise SettingError(
-            f"the OMS module {entry.name!r} cannot be used: {why_none}. No OMS module is made for it: untick the step, "
-            "or choose Automatic, which leaves such a model alone."
+            f"the OMS model {entry.name!r} cannot be used: {why_none}. No OMS model is made for it: untick the step, "
+            "or choose Automatic, which leaves such a checkpoint alone."
         )
     if not fits(entry, latents, chosen=True):
         raise SettingError(
-            f"the OMS module {entry.name!r} is for {_latents_name(entry.latents)}, which the loaded model does not "
-            f"have. {_instead(offered, latents)}"
+            f"the OMS model {entry.name!r} is for {_latents_name(entry.latents)}, which the loaded "
+            f"checkpoint does not have. {_instead(offered, latents)}"
         )
     return entry
 
@@ -140,9 +140,9 @@ def _named(there: list[ModuleEntry], module: str, otherwise: Callable[[], str]) 
     entry = _find(there, module)
     if entry is None:
         meant = close_to(module, [AUTOMATIC, *_usable(_offered(there))])
-        raise SettingError(f"there is no OMS module named {module[:200]!r}.{meant} {otherwise()}")
+        raise SettingError(f"there is no OMS model named {module[:200]!r}.{meant} {otherwise()}")
     if entry.problem:
-        raise ModuleFileError(f"the OMS module {entry.name!r} cannot be used: {entry.problem}")
+        raise ModuleFileError(f"the OMS model {entry.name!r} cannot be used: {entry.problem}")
     return entry
 
 
@@ -184,17 +184,17 @@ def _automatic(offered: list[ModuleEntry], latents: str) -> ModuleEntry:
         return min(fitting, key=lambda entry: (entry.size, entry.name))
     broken = [f"{entry.name}: {entry.problem}" for entry in offered if entry.problem]
     why = f" ({'; '.join(broken)})" if broken else ""
-    raise SettingError(f"there is no usable OMS module for the loaded model{why}. {_instead(offered, latents)}")
+    raise SettingError(f"there is no usable OMS model for the loaded checkpoint{why}. {_instead(offered, latents)}")
 
 
 def _instead(offered: list[ModuleEntry], latents: str) -> str:
     fitting = [entry.name for entry in offered if fits(entry, latents)]
     if fitting:
-        are = "The one for the loaded model is" if len(fitting) == 1 else "Those for the loaded model are"
+        are = "The one for the loaded checkpoint is" if len(fitting) == 1 else "Those for the loaded checkpoint are"
         return f"{are} {', '.join(fitting)}."
     folders = " or ".join(map(str, sorted(host.module_folders(), key=lambda folder: folder != host.download_folder())))
     put = f"one for {_latents_name(latents)} into {folders}; at present there is none."
-    return f"Press Download below 'OMS modules', or put {put}" if latents in LATENTS_NAMES else f"Put {put}"
+    return f"Press Download below 'OMS models', or put {put}" if latents in LATENTS_NAMES else f"Put {put}"
 
 
 def _usable(offered: list[ModuleEntry]) -> list[str]:

@@ -29,7 +29,7 @@ def _all() -> dict[str, OptionInfo]:
     return {
         "oms_module_folders": OptionInfo(
             "",
-            "Folders with OMS modules",
+            "Folders with OMS models",
             gr.Textbox,
             # Hosts let nobody set an option that is not visible.
             {"lines": 2, "placeholder": "one folder per line", "visible": not _locked("oms_module_folders")},

@@ -66,7 +66,7 @@ def starting_noise(
     every picture, and may raise to stop.
 
     Picture by picture, so that each is to the last bit what it would be alone: neither psi's arithmetic nor the length
-    of the encoded text depends on its neighbours.
+    of the encoded text depends on its neighbors.
     """
     noise = request.noise.to(module.device, torch.float32, copy=True)
     made = []

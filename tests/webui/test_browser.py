@@ -115,7 +115,7 @@ def test_a_module_that_is_gone_is_an_error_on_the_page(ui: WebUIPage, demo: Demo
     ui.choose("oms_module", "vanishing")
     shutil.rmtree(demo.modules / "vanishing")
     ui.generate()
-    assert "One More Step: there is no OMS module named 'vanishing'" in ui.message
+    assert "One More Step: there is no OMS model named 'vanishing'" in ui.message
     assert MODEL.name in ui.message  # what there is instead
     assert ui.find("html_log_txt2img", ".error").is_visible()
     assert ui.page.locator("#txt2img_gallery img").count() == 0

@@ -54,8 +54,8 @@ def test_a_module_that_does_not_fit(ui: WebUIPage, demo: DemoProcess) -> None:
     before = demo.log
     ui.generate()
     told = ui.find("html_log_txt2img", ".error").inner_text()
-    assert told.startswith("One More Step: the OMS module 'wide' is for latents of SDXL, which the loaded model")
-    assert "The one for the loaded model is " in told
+    assert told.startswith("One More Step: the OMS model 'wide' is for latents of SDXL, which the loaded checkpoint")
+    assert "The one for the loaded checkpoint is " in told
     assert told.count("One More Step") == 1
     assert "Error" not in told
     said = demo.log.removeprefix(before)

@@ -109,7 +109,7 @@ def generate(ui: WebUIPage) -> str:
 
 def test_the_page_is_made_anew_whenever_it_is_loaded(ui: WebUIPage, demo: DemoProcess, model: Path) -> None:
     """No module at first: the list stays unfolded until there is one, and no longer."""
-    wait_for_note(ui, "there is no module yet for the checkpoint embedded (SD1/SD2). Press Download")
+    wait_for_note(ui, "there is no OMS model yet for the checkpoint embedded (SD1/SD2). Press Download")
     ui.find("oms_download").wait_for()
     assert offered(ui) == ["Automatic"]
 
@@ -123,7 +123,7 @@ def test_the_page_is_made_anew_whenever_it_is_loaded(ui: WebUIPage, demo: DemoPr
 
     shutil.rmtree(demo.modules / "dark")
     reload(ui)
-    wait_for_note(ui, "there is no module yet for the checkpoint embedded (SD1/SD2)")
+    wait_for_note(ui, "there is no OMS model yet for the checkpoint embedded (SD1/SD2)")
     ui.find("oms_download").wait_for()  # what is there is for other checkpoints
 
 
@@ -188,8 +188,8 @@ def test_a_pasted_module_is_seen_whether_the_page_knew_it_or_not(ui: WebUIPage, 
 
     ui.paste(f"{PROMPT}\nSteps: 1, Sampler: Euler, Seed: 1, OMS: True, OMS model: lost [0123456789]")
     assert ui.chosen("oms_module") == "lost [0123456789]"
-    wait_for_note(ui, "There is no module named lost [0123456789] here. Choose another one, or Automatic, which is now "
-                      "dark.")
+    wait_for_note(ui, "There is no OMS model named lost [0123456789] here. Choose another one, or Automatic, which is "
+                      "now dark.")
     ui.generate()
     assert "lost [0123456789]" in ui.message
     ui.choose("oms_module", "Automatic")

@@ -338,9 +338,9 @@ def test_automatic_follows_the_latents_of_the_model_that_is_loaded(webui: WebUI)
 
 
 MISFITS = [
-    (MODULE, "latents sdxl", r"'untrained' is for .*The one for the loaded model is sdxl\."),
-    ("sdxl", "", r"'sdxl' is for latents of SDXL, which the loaded .*Those for the loaded model are .*, untrained"),
-    (MODULE, "unknown latents", r"'untrained' cannot be used: the loaded model has .*No OMS module is made for it"),
+    (MODULE, "latents sdxl", r"'untrained' is for .*The one for the loaded checkpoint is sdxl\."),
+    ("sdxl", "", r"'sdxl' is for latents of SDXL, which the .*Those for the loaded checkpoint are .*, untrained"),
+    (MODULE, "unknown latents", r"'untrained' cannot be used: the loaded checkpoint has .*No OMS model is made for it"),
 ]
 
 
@@ -359,13 +359,13 @@ def test_a_module_that_does_not_fit_is_refused_before_anything_is_made(
     monkeypatch.setattr(processing.StableDiffusionProcessing, "setup_conds", encoded.append)
     before = webui._count()
     capfd.readouterr()
-    with pytest.raises(RequestFailed, match=f"^the OMS module {reason}"):
+    with pytest.raises(RequestFailed, match=f"^the OMS model {reason}"):
         webui.txt2img(True, module, "night", sampler_name="Euler", state=state, n_iter=3)
     assert webui._count() == before, "the denoiser was not called"
     assert not encoded, "nor was the prompt encoded"
     printed = capfd.readouterr()
     (line,) = (printed.out + printed.err).splitlines()
-    assert re.match(f"One More Step: the OMS module {reason}", line)
+    assert re.match(f"One More Step: the OMS model {reason}", line)
 
 
 @pytest.mark.parametrize(("module", "state", "reason"), MISFITS)
@@ -376,7 +376,7 @@ def test_a_module_that_does_not_fit_is_done_without_where_a_person_said_so(
     plain = webui.txt2img(sampler_name="Euler", state=state)
     made = webui.txt2img(True, module, "night", sampler_name="Euler", state=state)
     assert made.pixels == plain.pixels
-    assert re.search(f'OMS skipped: "it failed: the OMS module {reason}', made.infotext)
+    assert re.search(f'OMS skipped: "it failed: the OMS model {reason}', made.infotext)
     assert "OMS: True" not in made.infotext
 
 
@@ -389,12 +389,12 @@ def test_a_mistake_is_one_line_in_the_console(
         webui.txt2img(*args, sampler_name="Euler")
     printed = capfd.readouterr()
     lines = (printed.out + printed.err).splitlines()
-    assert [line for line in lines if "Loading OMS module" not in line] == [f"One More Step: {error.value}"]
+    assert [line for line in lines if "Loading OMS model" not in line] == [f"One More Step: {error.value}"]
 
 
 def test_no_module_for_the_loaded_model_at_all_is_a_failure(webui: WebUI, untrained: Path) -> None:
     before = webui._count()
-    with pytest.raises(RequestFailed, match=r"no usable OMS module for the loaded model.*SD1/SD2") as error:
+    with pytest.raises(RequestFailed, match=r"no usable OMS model for the loaded checkpoint.*SD1/SD2") as error:
         webui.txt2img(True, "Automatic", "night", sampler_name="Euler", state="latents sd")
     folders = str(error.value).partition(" into ")[2].split(" or ")
     assert folders[0] == str(untrained.parent), "where downloads go, and then the other folders"
@@ -404,7 +404,7 @@ def test_no_module_for_the_loaded_model_at_all_is_a_failure(webui: WebUI, untrai
 
 @pytest.mark.parametrize("name", ["../untrained", "/etc/passwd", "nul\0", "CON", "x" * 10_000, "untrained/oms_module"])
 def test_names_that_are_no_names_are_refused_alike(webui: WebUI, name: str) -> None:
-    with pytest.raises(RequestFailed, match="there is no OMS module named") as caught:
+    with pytest.raises(RequestFailed, match="there is no OMS model named") as caught:
         webui.txt2img(True, name, "night")
     assert len(str(caught.value)) < 1000
 
@@ -424,7 +424,7 @@ def test_two_names_that_differ_in_case_alone_are_told_apart(webui: WebUI, untrai
     try:
         for name in (MODULE, MODULE.upper()):
             assert f"OMS model: {name} [" in webui.txt2img(True, name, "night", sampler_name="Euler").infotext
-        with pytest.raises(RequestFailed, match=r"no OMS module named 'Untrained'\. Did you mean 'untrained'\?"):
+        with pytest.raises(RequestFailed, match=r"no OMS model named 'Untrained'\. Did you mean 'untrained'\?"):
             webui.txt2img(True, "Untrained", "night", sampler_name="Euler")
     finally:
         shutil.rmtree(second)
@@ -565,7 +565,7 @@ def test_the_name_of_a_module_is_only_looked_up(webui: WebUI, monkeypatch: pytes
     for function in ("stat", "lstat", "scandir"):
         monkeypatch.setattr(os, function, watched(getattr(os, function)))
     for look_up in (lambda: offer.check(name), lambda: offer.choose(name, "oms-demo")):
-        with pytest.raises(SettingError, match="there is no OMS module named") as caught:
+        with pytest.raises(SettingError, match="there is no OMS model named") as caught:
             look_up()
         assert len(str(caught.value)) < 1000
     assert asked
@@ -642,7 +642,7 @@ def test_renamed_module_is_known_by_its_fingerprint(webui: WebUI) -> None:
 def test_module_that_holds_something_else_now_is_not_used_in_its_place(webui: WebUI) -> None:
     first = webui.txt2img(True, MODULE, "night", sampler_name="Euler")
     other = re.sub(r"\[[0-9a-f]{10}\], OMS prompt", "[0123456789], OMS prompt", first.infotext)
-    with pytest.raises(RequestFailed, match=re.escape(f"no OMS module named '{MODULE} [0123456789]'")):
+    with pytest.raises(RequestFailed, match=re.escape(f"no OMS model named '{MODULE} [0123456789]'")):
         webui.txt2img(infotext=other, styles=[], sampler_name="Euler")
 
 
@@ -681,11 +681,11 @@ def test_dict_and_short_list_do_what_the_full_list_does(webui: WebUI) -> None:
         ([True, "Automatic", "", 1, -1], ["OMS eta", "-1", "from 0 to 1"]),
         ([{"cfg": 3}], ["'cfg'", "guidance_scale"]),
         ([True, "no such module"], ["no such module", MODULE]),
-        ([True, "../models/demo"], ["no OMS module named", MODULE]),
-        ([True, "/etc/passwd"], ["no OMS module named"]),
-        ([True, "nul\0nul"], ["no OMS module named"]),
+        ([True, "../models/demo"], ["no OMS model named", MODULE]),
+        ([True, "/etc/passwd"], ["no OMS model named"]),
+        ([True, "nul\0nul"], ["no OMS model named"]),
         ([True, f"{MODULE} [0123456789]"], [f"{MODULE} [0123456789]"]),
-        ([True, "untraind"], ["no OMS module named 'untraind'. Did you mean 'untrained'?"]),
+        ([True, "untraind"], ["no OMS model named 'untraind'. Did you mean 'untrained'?"]),
         ([True, "automatik"], ["Did you mean 'Automatic'?"]),
         ([True, "a\ud83c"], ["OMS model (module)", "letter 2 is only one half of a letter (U+D83C)"]),
         ([True, "Automatic", "\udf12"], ["OMS prompt (prompt)", "letter 1 is only one half of a letter (U+DF12)"]),

@@ -240,8 +240,8 @@ def test_a_console_that_cannot_show_a_name_stops_nothing(memory: Any, monkeypatc
 
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="cp1252"))
     said = []
-    host.say_skipped(SimpleNamespace(comment=said.append), "the OMS module '暗' is for SDXL")
-    assert said == ["One More Step skipped: the OMS module '暗' is for SDXL"]
+    host.say_skipped(SimpleNamespace(comment=said.append), "the OMS model '暗' is for SDXL")
+    assert said == ["One More Step skipped: the OMS model '暗' is for SDXL"]
     job = Job()
     job.start("暗")
     for _ in job.watch():

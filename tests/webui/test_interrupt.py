@@ -23,8 +23,8 @@ MODULE = "untrained"
 PARTS = ("load text encoder", "load psi", "encode", "encode", "psi", "psi")
 """In their order, for two pictures at a guidance scale other than 1."""
 TOLD = {
-    "load text encoder": f"Loading the text encoder of OMS module {MODULE}",
-    "load psi": f"Loading OMS module {MODULE}",
+    "load text encoder": f"Loading the text encoder of OMS model {MODULE}",
+    "load psi": f"Loading OMS model {MODULE}",
     "encode": "One More Step: reading the prompt",
     "psi": "One More Step",
 }

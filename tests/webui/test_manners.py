@@ -180,7 +180,7 @@ def test_same_pictures_under_every_policy_and_only_drop_forgets(
     for _ in range(2):
         assert webui.txt2img(True, MODULE, "night", 1.5, sampler_name="Euler").pixels == expected
     dropped = policy == "drop after use"
-    assert capfd.readouterr().out.count("Loading OMS module") == (2 if dropped else 1)
+    assert capfd.readouterr().out.count("Loading OMS model") == (2 if dropped else 1)
     assert (not held(LOADED)) == dropped
 
 
@@ -244,7 +244,7 @@ def full_device(webui: WebUI) -> Iterator[None]:
 
 
 def test_out_of_memory_says_what_to_do(webui: WebUI, full_device: None) -> None:
-    with pytest.raises(RequestFailed, match=r"too little free memory.*smaller module.*Tried to allocate") as failed:
+    with pytest.raises(RequestFailed, match=r"too little free memory.*smaller one.*Tried to allocate") as failed:
         webui.txt2img(True, MODULE, "night", sampler_name="Euler")
     # Forge Neo takes these words for an error of its own sampling, and then synchronizes a GPU that need not be there.
     assert "out of memory" not in str(failed.value).lower()
@@ -252,7 +252,7 @@ def test_out_of_memory_says_what_to_do(webui: WebUI, full_device: None) -> None:
 
 
 def test_no_message_has_the_words_by_which_a_host_knows_its_own_errors(webui: WebUI) -> None:
-    with pytest.raises(RequestFailed, match="there is no OMS module named") as failed:
+    with pytest.raises(RequestFailed, match="there is no OMS model named") as failed:
         webui.txt2img(True, "Out of Memory", sampler_name="Euler")
     assert "out of memory" not in str(failed.value).lower()
 
@@ -269,7 +269,7 @@ def test_out_of_memory_without_it_if_a_person_wants_that(webui: WebUI, options: 
 @pytest.mark.parametrize(
     ("args", "reason"),
     [
-        ((True, "no such module"), "there is no OMS module named"),
+        ((True, "no such module"), "there is no OMS model named"),
         ((True, "Automatic", "", 99), "OMS guidance scale (guidance_scale): 99 is not allowed"),
         (("yes",), "true or false"),
     ],

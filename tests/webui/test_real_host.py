@@ -644,7 +644,7 @@ def test_real_settings_stand_in_a_category(webui: WebUI) -> None:
 def test_no_request_chooses_where_modules_are_read(webui: WebUI, tmp_path: Path) -> None:
     write_module(tmp_path / "elsewhere", "sd")
     folders = {"override_settings": {"oms_module_folders": str(tmp_path)}}
-    with pytest.raises(RequestFailed, match="no OMS module named 'elsewhere'"):
+    with pytest.raises(RequestFailed, match="no OMS model named 'elsewhere'"):
         webui.txt2img(True, "elsewhere", **quick({}), **folders)
     assert "OMS: True" in webui.txt2img(True, **quick({}), **folders).infotext
 

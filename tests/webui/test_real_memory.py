@@ -63,7 +63,7 @@ def test_interrupt_while_it_loads(webui: WebUI) -> None:
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(webui.txt2img, True, MODULES[0], "night", 1.5, sampler_name="Euler")
         told = []
-        while not asked.done() and not any("Loading the text encoder of OMS module one" in text for text in told):
+        while not asked.done() and not any("Loading the text encoder of OMS model one" in text for text in told):
             told.append(webui.get("/sdapi/v1/progress?skip_current_image=true").json()["textinfo"] or "")
             time.sleep(0.05)
         requests.post(f"{webui.url}/sdapi/v1/interrupt", timeout=60).raise_for_status()

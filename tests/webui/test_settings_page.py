@@ -119,7 +119,7 @@ def test_modules_in_an_added_folder_are_found_without_a_restart(webui: WebUI, tm
     folder = tmp_path / "a folder, with commas"
     for part in ("oms_module", "text_encoder", "tokenizer"):
         shutil.copytree(webui_models(webui) / NAME / part, folder / "added" / part)
-    with pytest.raises(RequestFailed, match="no OMS module named 'added'"):
+    with pytest.raises(RequestFailed, match="no OMS model named 'added'"):
         webui.txt2img(True, "added", **QUICK)
     set_folders(f'\n  "{folder}"  \n{tmp_path / "is not there"}\n')
     assert "OMS model: added [" in webui.txt2img(True, "added", **QUICK).infotext
@@ -150,7 +150,7 @@ def test_folders_that_cannot_be_harm_nothing(webui: WebUI, folders: str) -> None
 @pytest.mark.parametrize(
     ("args", "reason"),
     [
-        ((True, "lost"), "there is no OMS module named 'lost'"),
+        ((True, "lost"), "there is no OMS model named 'lost'"),
         ((True, NAME, "", 99), "OMS guidance scale (guidance_scale): 99 is not allowed"),
         (("yes",), "OMS (enabled): 'yes' is not allowed, only true or false"),
     ],

@@ -75,7 +75,7 @@ def test_in_a_plot(webui: WebUI) -> None:
 
 def test_a_chosen_module_does_not_switch_but_is_refused_before_sampling(webui: WebUI) -> None:
     before = webui._count()
-    with pytest.raises(RequestFailed, match=r"'plain' is for latents of 'oms-demo', which .* loaded model is wide\."):
+    with pytest.raises(RequestFailed, match=r"'plain' is for latents of 'oms-demo', .* loaded checkpoint is wide\."):
         webui.txt2img(True, "plain", "night", **QUICK, override_settings={"sd_model_checkpoint": SECOND})
     assert webui._count() == before
     assert used(webui) == "plain", "the checkpoint is set back"
@@ -86,7 +86,7 @@ def test_a_plot_of_modules_is_refused_where_one_does_not_fit(
 ) -> None:
     before = webui._count()
     capfd.readouterr()
-    with pytest.raises(RequestFailed, match=r"'wide' is for latents of SDXL, .* for the loaded model are .*plain"):
+    with pytest.raises(RequestFailed, match=r"'wide' is for latents of SDXL, .* for the loaded checkpoint are .*plain"):
         plot(webui, ("OMS model", "plain, automatic, wide"))
     assert webui._count() == before, "before the first cell"
     assert len(capfd.readouterr().out.splitlines()) == 1
@@ -96,7 +96,7 @@ def test_a_plot_of_modules_is_refused_where_one_does_not_fit(
     finally:
         webui.options(oms_on_failure="stop the request")
     assert "OMS model: plain [" in made[0]
-    assert 'OMS skipped: "it failed: the OMS module \'wide\' is for latents of SDXL' in made[1]
+    assert 'OMS skipped: "it failed: the OMS model \'wide\' is for latents of SDXL' in made[1]
 
 
 def test_a_plot_of_modules_and_checkpoints_is_made_as_far_as_they_fit(
@@ -105,7 +105,7 @@ def test_a_plot_of_modules_and_checkpoints_is_made_as_far_as_they_fit(
     made = plot(webui, ("OMS model", "wide"), ("Checkpoint name", f"{SECOND}, {FIRST}"))
     assert "OMS model: wide [" in cells(made)[0]
     assert cells(made)[1] == "", "a cell that stayed black"
-    assert "One More Step: the OMS module 'wide' is for latents of SDXL" in capfd.readouterr().err
+    assert "One More Step: the OMS model 'wide' is for latents of SDXL" in capfd.readouterr().err
 
 
 def test_no_cell_is_made_with_a_module_that_does_not_fit(webui: WebUI) -> None:
@@ -117,7 +117,7 @@ def test_no_cell_is_made_with_a_module_that_does_not_fit(webui: WebUI) -> None:
 def test_nothing_for_the_checkpoint_says_where_to_get_it(webui: WebUI, model: Path, tmp_path: Path) -> None:
     (model.parent / "wide").rename(tmp_path / "away")
     try:
-        with pytest.raises(RequestFailed, match=r"no usable OMS module .*Press Download .* for latents of SDXL into"):
+        with pytest.raises(RequestFailed, match=r"no usable OMS model .*Press Download .* for latents of SDXL into"):
             used(webui, override_settings={"sd_model_checkpoint": SECOND})
     finally:
         (tmp_path / "away").rename(model.parent / "wide")
@@ -131,7 +131,7 @@ def test_what_downloads_for_the_loaded_checkpoint(webui: WebUI) -> None:
     used(webui, override_settings={"sd_model_checkpoint": SECOND}, override_settings_restore_afterwards=False)
     assert downloading.for_loaded_model() == "oms_b_openclip_xl"
     used(webui, override_settings={"sd_model_checkpoint": FIRST})
-    with pytest.raises(SettingError, match="no published module is made for the loaded model; load an SD1"):
+    with pytest.raises(SettingError, match="no published OMS model is made for the loaded checkpoint; load an SD1"):
         downloading.for_loaded_model()
 
 
@@ -183,7 +183,7 @@ def test_a_host_that_loads_a_checkpoint_only_for_its_first_picture(
     monkeypatch.setattr(host, "loaded_model", lambda: object())  # what Forge has instead of a model until then
     assert "Automatic is now wide" in module_note.as_html("Automatic")
     (tmp_path / "xl.safetensors").write_bytes(b"PK")  # as of a .ckpt, nothing is known of it beforehand
-    assert "the module for the checkpoint xl, as soon as that is loaded" in module_note.as_html("Automatic")
+    assert "the OMS model for the checkpoint xl, as soon as that is loaded" in module_note.as_html("Automatic")
     sd_models.model_data.forge_loading_parameters = {}
     assert host.latents_now() is None
     monkeypatch.setattr(sd_models, "get_closet_checkpoint_match", lambda name: None)

@@ -82,7 +82,7 @@ def test_every_picture_of_a_batch_is_there(api: Any) -> None:
         (("yes",), "OMS (enabled): 'yes' is not allowed, only true or false"),
         (({"eta": 2},), "OMS eta (eta): 2 is not allowed, only a number from 0 to 1"),
         (({"cfg": 2},), "there is no setting 'cfg'. Allowed are enabled, module"),
-        ((True, "no such module"), "there is no OMS module named 'no such module'"),
+        ((True, "no such module"), "there is no OMS model named 'no such module'"),
     ],
 )
 def test_a_bad_value_is_an_error_that_says_what_is_wrong(api: Any, args: tuple, words: str) -> None:
