@@ -64,8 +64,11 @@ class Setting:
     def check(self, value: Any) -> bool | float | str:
         """`value` in the setting's own type.
 
-        Raises SettingError naming the setting, the value and what is allowed. true is no number here and 1 is not
-        true: the API hands over JSON unchecked, and whoever wrote "yes" should hear of it.
+        true is no number here and 1 is not true: the API hands over JSON unchecked, and whoever wrote "yes" should
+        hear of it.
+
+        Raises:
+            SettingError: it is not allowed; names the setting, the value and what is.
         """
         if self.type is float and isinstance(value, (int, float)) and not isinstance(value, bool):
             if self.minimum <= value <= self.maximum:  # False for NaN too
@@ -76,7 +79,11 @@ class Setting:
         raise SettingError(f"{self.infotext} ({self.name}): {reprlib.repr(value)} is not allowed, only {self.allowed}.")
 
     def parse(self, text: str) -> bool | float | str:
-        """`check` for a value that stands in an infotext. Raises SettingError as `check` does."""
+        """`check` for a value that stands in an infotext.
+
+        Raises:
+            SettingError: as `check`.
+        """
         if self.type is bool:
             return self.check({"True": True, "False": False}.get(text, text))
         if self.type is float:
@@ -95,7 +102,8 @@ def _setting(default: bool | float | str, **facts: Any) -> Any:
 class OMSSettings:
     """What a person asked for, checked: every instance holds values that are allowed.
 
-    Raises SettingError on construction for a wrong type or a value out of range.
+    Raises:
+        SettingError: a value of the wrong type or out of its range.
     """
 
     enabled: bool = _setting(
@@ -147,14 +155,18 @@ class OMSSettings:
 
     @classmethod
     def from_args(cls, args: Sequence[Any], axes: Mapping[str, Any] = _NONE) -> OMSSettings:
-        """Settings from what the host passes to a script: a list in the order of the fields, or a shorter one, or
-        one that holds a dict of names and values, which win over the rest of the list. `axes` are names and values
-        that an X/Y/Z plot gives to the picture, and win over both.
+        """Settings from what the host passes to a script.
 
         A dict that stands where `enabled` belongs asks for the step unless it says `"enabled": false`, and so do
         axes: whoever names an OMS prompt wants it used.
 
-        Raises SettingError for a wrong type, a value out of range, an unknown name, a second dict, too long a list.
+        Args:
+            args: a list in the order of the fields, or a shorter one, or one that holds a dict of names and values,
+                which win over the rest of the list.
+            axes: names and values that an X/Y/Z plot gives to the picture; they win over both.
+
+        Raises:
+            SettingError: a wrong type, a value out of range, an unknown name, a second dict, too long a list.
         """
         if len(args) > len(SETTINGS):
             raise SettingError(f"{len(args)} values for {len(SETTINGS)} settings, which are {_names()}.")
@@ -180,7 +192,8 @@ class OMSSettings:
     def asked_for(args: Sequence[Any], axes: Mapping[str, Any] = _NONE) -> bool:
         """Whether these arguments ask for the step at all; whatever else they hold is not looked at.
 
-        Raises SettingError where `enabled` is neither true nor false.
+        Raises:
+            SettingError: `enabled` is neither true nor false.
         """
         named = next((value for value in args if isinstance(value, Mapping)), {})
         first = args[0] if args else False
@@ -260,7 +273,8 @@ def from_infotext(setting: Setting, params: Mapping[str, Any]) -> bool | float |
     A picture made without the step gives enabled False, and None (leave it alone) for every other setting; one made
     with it gives the default to what is not mentioned.
 
-    Raises SettingError where the infotext holds what the setting does not allow.
+    Raises:
+        SettingError: the infotext holds what the setting does not allow.
     """
     made_with_oms = _BY_NAME["enabled"].infotext in params
     if setting.name == "enabled":

@@ -28,7 +28,7 @@ class Job:
         self._progress = Progress(0, 0, "")
         self.name = ""
         self.outcome = ""
-        """what came of the last download, in words; empty while it runs"""
+        """What came of the last download, in words; empty while it runs."""
         self.failed = False
 
     @property
@@ -109,9 +109,10 @@ def choices() -> list[str]:
 
 
 def for_loaded_model() -> str:
-    """The published module for the loaded model's latents, the smallest where there are more.
+    """The name of the published module for the loaded model's latents, of the smallest where there are more.
 
-    Raises SettingError where there is none.
+    Raises:
+        SettingError: there is none.
     """
     latents = host.latents_now()
     fitting = [module for module in catalogue.MODULES if module.latents == latents]

@@ -25,7 +25,8 @@ class NotApplicable(Exception):  # noqa: N818  nothing is wrong, the picture is 
 def first_step(p: Any) -> FirstStep:
     """The first step of `p.sampler` for the settings in `p`, a host's txt2img processing object before sampling.
 
-    Raises NotApplicable where there is none, where it cannot be known, or where the step would vanish.
+    Raises:
+        NotApplicable: there is none, it cannot be known, or One More Step would vanish.
     """
     sampler = p.sampler
     with _infotext_kept(p), _schedule_told(p, sampler):

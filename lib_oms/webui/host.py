@@ -27,7 +27,11 @@ SCALE_FACTORS = {"sd": 0.18215, "sdxl": 0.13025}
 
 
 def check() -> None:
-    """Raises OMSError where the host cannot run the extension at all."""
+    """Looks whether the host can run the extension at all.
+
+    Raises:
+        OMSError: it cannot.
+    """
     if not hasattr(scripts.Script, "process_before_every_sampling"):
         raise OMSError(
             "this WebUI has no hook before sampling. Update it: AUTOMATIC1111 1.10 and every Forge, reForge and "

@@ -259,7 +259,7 @@ def _weights_of(model: Any) -> str:
 
 
 _tokenizers: dict[tuple[bytes, int | None], Any] = {}
-"""by vocabulary and pad token, for as long as the host runs: what transformers 4 has made is never freed anyway"""
+"""By vocabulary and pad token, for as long as the host runs: what transformers 4 has made is never freed anyway."""
 
 
 def _fast(tokenizer: Any, pad: int | None) -> Any:

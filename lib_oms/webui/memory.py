@@ -54,7 +54,10 @@ _SCORES = 2
 
 
 def working_memory(noise: Tensor, config: OMSUNetConfig, device: torch.device, guided: bool) -> int:
-    """Bytes that psi's forward takes on `device` for one picture of `noise` [B, 4, h, w], `guided` or not."""
+    """Bytes that psi's forward takes on `device` for one picture of `noise` [B, 4, h, w], `guided` or not.
+
+    Those of the weights are not among them.
+    """
     pixels = noise.shape[-1] * noise.shape[-2]
     itemsize = 4 if devices.dtype == torch.float32 else 2
     needed = _FEATURE_MAPS * config.block_out_channels[0] * pixels * itemsize
@@ -87,8 +90,13 @@ def fused_attention(device: torch.device, dtype: torch.dtype, width: int) -> boo
 def on_device(
     network: nn.Module, device: torch.device, needed: int = 0, *, dropped_next: bool = False
 ) -> Iterator[None]:
-    """Holds `network` on `device` for the body, which needs `needed` bytes beside its weights, and then lets the
-    device's memory go as the setting says. One that is `dropped_next` is left there: to move it would be for nothing.
+    """Holds `network` on `device` for the body, and then lets the device's memory go as the setting says.
+
+    Args:
+        network: psi or a text encoder.
+        device: where it is to compute.
+        needed: bytes that the body takes there beside the weights.
+        dropped_next: it is left there, as to move it would be for nothing.
     """
     if next(network.parameters(), None) is None:  # the host's text encoders: it moves them itself
         yield

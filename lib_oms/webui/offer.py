@@ -71,14 +71,17 @@ def label(entry: ModuleEntry) -> str:
 
 
 def choose(module: str, latents: str | None, why_none: str = "") -> ModuleEntry:
-    """The module that a request means, for a model with these latents; None where no module is for the model, and
-    `why_none` says why that is.
+    """The module that a request means, for the model that is loaded.
 
-    `module` is Automatic, a name, or a name with a fingerprint as infotext has it. Automatic alone may have nothing to
-    do: who names a module wants that one.
+    Args:
+        module: Automatic, a name, or a name with a fingerprint as infotext has it.
+        latents: the model's; None where no module is for the model.
+        why_none: why that is, in words.
 
-    Raises SettingError where there is no such module or it is for other latents, ModuleFileError where it is broken;
-    they name the modules that would do. Raises NotApplicable for Automatic where the latents are none.
+    Raises:
+        SettingError: there is no such module, or it is for other latents; the text names those that would do.
+        ModuleFileError: it is broken.
+        NotApplicable: Automatic has nothing to do, as the latents are None. Who names a module wants that one.
     """
     there = _all()
     offered = _offered(there)
@@ -101,7 +104,11 @@ def choose(module: str, latents: str | None, why_none: str = "") -> ModuleEntry:
 
 
 def check(module: str) -> None:
-    """Raises as `choose` does where nothing of this name could ever be used, whatever model is loaded."""
+    """Looks whether what is of this name could be used with some model, loaded or not.
+
+    Raises:
+        SettingError, ModuleFileError: as `choose`.
+    """
     if not is_automatic(module):
         there = _all()
         _named(there, module, lambda: f"There are {', '.join([AUTOMATIC, *_usable(_offered(there))])}.")

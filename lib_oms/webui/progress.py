@@ -22,15 +22,22 @@ def shown() -> Iterator[None]:
 
 
 def begins(what: str) -> None:
-    """Says on the page, by its progress bar, what is about to be done. Raises as `check`."""
+    """Says on the page, by its progress bar, what is about to be done.
+
+    Raises:
+        NotApplicable: as `check`.
+    """
     check()
     shared.state.textinfo = what
 
 
 def check() -> None:
-    """Raises NotApplicable where the picture was interrupted or skipped: the host ends it before its first step.
+    """Ends the step where the picture was interrupted or skipped: the host ends it before its first step.
 
     Not where the host is to stop after the current picture, which is to be whole.
+
+    Raises:
+        NotApplicable: the picture was interrupted or skipped.
     """
     if getattr(shared.state, "interrupted", False) or getattr(shared.state, "skipped", False):
         raise NotApplicable("the picture was interrupted before the step was taken")

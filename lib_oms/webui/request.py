@@ -60,13 +60,22 @@ class Request:
 def starting_noise(
     request: Request, module: OMSModule, encoded: Mapping[str, Tensor], before_each: Callable[[], None] = lambda: None
 ) -> Tensor:
-    """What the host is to start from instead of `request.noise`, of the same shape, float32 on the module's device.
-
-    `encoded` holds what the module's text encoder makes of each of `request.texts`. `before_each` is called before
-    every picture, and may raise to stop.
+    """What the host is to start from instead of `request.noise`.
 
     Picture by picture, so that each is to the last bit what it would be alone: neither psi's arithmetic nor the length
     of the encoded text depends on its neighbors.
+
+    Args:
+        request: B pictures.
+        module: the OMS module.
+        encoded: what its text encoder makes of each of `request.texts`, [77 * k, D].
+        before_each: called before every picture, and may raise to stop.
+
+    Returns:
+        Shaped as `request.noise`, float32, on the module's device.
+
+    Raises:
+        OMSError: as `one_more_step`.
     """
     noise = request.noise.to(module.device, torch.float32, copy=True)
     made = []

@@ -27,7 +27,11 @@ def places() -> Places:
 
 
 def source_of(entry: ModuleEntry) -> TextSource:
-    """Where a module's text encoder comes from; raises ModuleFileError where that is nowhere."""
+    """Where a module's text encoder comes from.
+
+    Raises:
+        ModuleFileError: nowhere.
+    """
     return find_source(entry, places())
 
 
