@@ -68,7 +68,7 @@ class Job:
         if not self._progress.total:
             return f"{self.name}: asking the server" if self.running else ""
         done, total = self._progress.done, self._progress.total
-        ending = "; cancelling" if self._cancelled.is_set() else ""
+        ending = "; canceling" if self._cancelled.is_set() else ""
         told = f"{self.name}: {human_size(done)} of {human_size(total)}, {self.percent:.0f} %"
         return f"{told}, {self._progress.what}{ending}"
 
