@@ -1,13 +1,16 @@
 """What the tests of the extension in a WebUI share."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from browser_helpers import chromium, find_browser
+from extension_helpers import WebUI
 from text_helpers import BIG_G, CLIP_L, text_model, tokenizer
+from untrained_helpers import place_untrained
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext
@@ -47,3 +50,42 @@ def pair(tmp_path: Path) -> tuple:
         text_model(BIG_G, 3, projection=True),
         tokenizer(tmp_path / "tokenizer_2", pad_token="!"),
     )
+
+
+@pytest.fixture(scope="module")
+def start_webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., WebUI]]:
+    """Starts the miniature WebUI in this process, for all tests of a file: of a host's style, with further flags. Its
+    folder is the given one or a new one; its model is the given one, or the untrained one at `models/untrained` beside.
+    """
+    with ExitStack() as running:
+
+        def start(style: str = "a1111", *flags: str, folder: Path | None = None, model: Path | None = None) -> WebUI:
+            running.close()  # there can be only one in a process
+            folder = folder or tmp_path_factory.mktemp(style)
+            model = model or place_untrained(folder / "models" / "untrained")
+            return running.enter_context(closing(WebUI(folder / "webui", style, model, *flags)))
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def webui(start_webui: Callable[..., WebUI]) -> WebUI:
+    """The plain one."""
+    return start_webui()
+
+
+@pytest.fixture
+def options(webui: WebUI, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Any], None]:
+    """Sets an option of the running host for one test."""
+    from modules import shared
+
+    return lambda name, value: monkeypatch.setitem(shared.opts.data, name, value)
+
+
+@pytest.fixture
+def memory(webui: WebUI, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """lib_oms.webui.memory in a host without a memory manager."""
+    from lib_oms.webui import memory
+
+    monkeypatch.setattr(memory, "manager", None)
+    return memory

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,10 +60,8 @@ def _copy_module(source: Path, target: Path, metadata: dict[str, str], factor: f
 
 
 @pytest.fixture(scope="module", params=["a1111", "forge"])
-def webui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, untrained: Path) -> Iterator[WebUI]:
-    webui = WebUI(tmp_path_factory.mktemp(request.param), request.param, untrained)
-    yield webui
-    webui.close()
+def webui(request: pytest.FixtureRequest, start_webui: Callable[..., WebUI], untrained: Path) -> WebUI:
+    return start_webui(request.param, model=untrained)
 
 
 @pytest.fixture(autouse=True)

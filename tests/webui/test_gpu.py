@@ -8,29 +8,18 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from extension_helpers import WebUI
 from real_host_helpers import folder as named_webui
-from untrained_helpers import place_untrained
 
 pytest.importorskip("gradio")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch sees")
 
 MODULE = "untrained"
 POLICIES = ("keep on the device", "keep in RAM", "drop after use")
-
-
-@pytest.fixture(scope="module")
-def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
-    folder = tmp_path_factory.mktemp("gpu")
-    place_untrained(folder / "models" / MODULE)
-    webui = WebUI(folder / "webui", "a1111", folder / "models" / MODULE)
-    yield webui
-    webui.close()
 
 
 @pytest.fixture(params=["plain", "forge"])

@@ -1,11 +1,11 @@
 """Beside other extensions that go their own ways: here one that, as ADetailer does, runs all scripts' hooks again."""
 
-from collections.abc import Iterator
+
+from collections.abc import Callable
 
 import pytest
 from browser_helpers import host_style
 from extension_helpers import WebUI
-from untrained_helpers import place_untrained
 
 pytest.importorskip("gradio")
 
@@ -34,16 +34,11 @@ class Detailer(scripts.Script):
 
 
 @pytest.fixture(scope="module")
-def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
-    folder = tmp_path_factory.mktemp("guests")
-    place_untrained(folder / "models" / "tiny")
-    (folder / "detailer" / "scripts").mkdir(parents=True)
-    (folder / "detailer" / "scripts" / "detailer.py").write_text(DETAILER, encoding="utf-8")
-    webui = WebUI(
-        folder / "webui", host_style(), folder / "models" / "tiny", "--extension", str(folder / "detailer")
-    )
-    yield webui
-    webui.close()
+def webui(start_webui: Callable[..., WebUI], tmp_path_factory: pytest.TempPathFactory) -> WebUI:
+    guest = tmp_path_factory.mktemp("detailer")
+    (guest / "scripts").mkdir()
+    (guest / "scripts" / "detailer.py").write_text(DETAILER, encoding="utf-8")
+    return start_webui(host_style(), "--extension", str(guest))
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -7,7 +7,6 @@ import io
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +18,6 @@ from host_models import CPU, Model, a1111_model, first_forge_model, forge_model
 from module_helpers import tiny_psi
 from text_helpers import BIG_G, CLIP_L, text_model, tokenizer, vocabulary, write_tokenizer
 from torch import nn
-from untrained_helpers import place_untrained
 
 from lib_oms.library import Places
 from lib_oms.library.text_sources import find_tokenizer
@@ -29,31 +27,6 @@ pytest.importorskip("gradio")
 
 MODULE = "untrained"
 META = torch.device("meta")
-
-
-@pytest.fixture(scope="module")
-def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
-    folder = tmp_path_factory.mktemp("manners")
-    place_untrained(folder / "models" / MODULE)
-    webui = WebUI(folder / "webui", "a1111", folder / "models" / MODULE)
-    yield webui
-    webui.close()
-
-
-@pytest.fixture
-def options(webui: WebUI, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Sets an option of the running host for one test."""
-    from modules import shared
-
-    return lambda name, value: monkeypatch.setitem(shared.opts.data, name, value)
-
-
-@pytest.fixture
-def memory(webui: WebUI, monkeypatch: pytest.MonkeyPatch) -> Any:
-    from lib_oms.webui import memory
-
-    monkeypatch.setattr(memory, "manager", None)
-    return memory
 
 
 class WithLora(nn.Module):

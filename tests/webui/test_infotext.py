@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from extension_helpers import ROOT, WebUI
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from module_helpers import tiny_psi
-from untrained_helpers import place_untrained
 
 from lib_oms.settings import SETTINGS, OMSSettings, from_infotext
 
@@ -35,15 +33,6 @@ asked = st.builds(
     eta=st.floats(0, 1),
     negative_prompt=texts,
 )
-
-
-@pytest.fixture(scope="module")
-def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
-    folder = tmp_path_factory.mktemp("models") / "untrained"
-    place_untrained(folder)
-    webui = WebUI(tmp_path_factory.mktemp("a1111"), "a1111", folder)
-    yield webui
-    webui.close()
 
 
 def written(prompt: str, negative_prompt: str, params: dict[str, str]) -> str:

@@ -5,13 +5,12 @@ Each part is held up where it begins until the interruption has come in over the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import requests
 from extension_helpers import WebUI
-from untrained_helpers import place_untrained
 
 from lib_oms.library import text_sources
 from lib_oms.module import OMSModule
@@ -31,12 +30,8 @@ TOLD = {
 
 
 @pytest.fixture(scope="module")
-def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
-    folder = tmp_path_factory.mktemp("interrupt")
-    place_untrained(folder / "models" / MODULE)
-    webui = WebUI(folder / "webui", "forge", folder / "models" / MODULE)
-    yield webui
-    webui.close()
+def webui(start_webui: Callable[..., WebUI]) -> WebUI:
+    return start_webui("forge")
 
 
 class Parts(list):

@@ -19,7 +19,6 @@ from manager_helpers import MANAGERS, ForgeManager
 from module_helpers import tiny_encoder
 from pretend_device import PretendDevice
 from torch import nn
-from untrained_helpers import place_untrained
 
 from lib_oms.settings import OMSSettings
 
@@ -28,31 +27,6 @@ pytest.importorskip("gradio")
 MODULE = "untrained"
 META, CPU = torch.device("meta"), torch.device("cpu")
 POLICIES = ("keep on the device", "keep in RAM", "drop after use")
-
-
-@pytest.fixture(scope="module")
-def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
-    folder = tmp_path_factory.mktemp("manners")
-    place_untrained(folder / "models" / MODULE)
-    webui = WebUI(folder / "webui", "a1111", folder / "models" / MODULE)
-    yield webui
-    webui.close()
-
-
-@pytest.fixture
-def options(webui: WebUI, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Sets an option of the running host for one test."""
-    from modules import shared
-
-    return lambda name, value: monkeypatch.setitem(shared.opts.data, name, value)
-
-
-@pytest.fixture
-def memory(webui: WebUI, monkeypatch: pytest.MonkeyPatch) -> Any:
-    from lib_oms.webui import memory
-
-    monkeypatch.setattr(memory, "manager", None)
-    return memory
 
 
 # Device memory

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -31,20 +31,11 @@ HOSTS = ("plain", *MANAGERS)
 
 
 @pytest.fixture(scope="module")
-def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
+def webui(start_webui: Callable[..., WebUI], tmp_path_factory: pytest.TempPathFactory) -> WebUI:
     folder = tmp_path_factory.mktemp("memory")
     for seed, name in enumerate(MODULES):
         place_untrained(folder / "models" / name, seed)
-    webui = WebUI(folder / "webui", "forge", folder / "models" / MODULES[0])
-    yield webui
-    webui.close()
-
-
-@pytest.fixture
-def options(webui: WebUI, monkeypatch: pytest.MonkeyPatch) -> Any:
-    from modules import shared
-
-    return lambda name, value: monkeypatch.setitem(shared.opts.data, name, value)
+    return start_webui("forge", folder=folder, model=folder / "models" / MODULES[0])
 
 
 @pytest.fixture(params=HOSTS)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 from extension_helpers import SILENT, WebUI
-from untrained_helpers import place_untrained
 
 from lib_oms.module import OMSModule
 
@@ -25,15 +24,6 @@ VARIANTS = {
     "subseed": {"subseed": 3, "subseed_strength": 0.4, "batch_size": 2},
     "seed resize": {"seed_resize_from_h": 128, "seed_resize_from_w": 40},
 }
-
-
-@pytest.fixture(scope="module")
-def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
-    folder = tmp_path_factory.mktemp("samplers")
-    place_untrained(folder / "models" / MODULE)
-    webui = WebUI(folder / "webui", "a1111", folder / "models" / MODULE)
-    yield webui
-    webui.close()
 
 
 @pytest.fixture(autouse=True)

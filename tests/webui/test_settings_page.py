@@ -3,14 +3,13 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from browser_helpers import host_style
 from extension_helpers import RequestFailed, WebUI
-from untrained_helpers import place_untrained
 
 from lib_oms.settings import SETTINGS, json_schema
 
@@ -27,19 +26,15 @@ QUICK = {"sampler_name": "Euler", "steps": 1}
 
 
 @pytest.fixture(scope="module")
-def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
-    folder = tmp_path_factory.mktemp("models") / NAME
-    place_untrained(folder)
-    home = tmp_path_factory.mktemp("webui")
-    (home / "data").mkdir()
+def webui(start_webui: Callable[..., WebUI], tmp_path_factory: pytest.TempPathFactory) -> WebUI:
+    home = tmp_path_factory.mktemp("home")
+    (home / "webui" / "data").mkdir(parents=True)
     own = "customscript/one_more_step.py/txt2img"
     kept = {"OMS guidance scale": 1.75, "OMS prompt": "night", "One More Step": True}
-    (home / "data" / "ui-config.json").write_text(
+    (home / "webui" / "data" / "ui-config.json").write_text(
         json.dumps({f"{own}/{label}/value": value for label, value in kept.items()}), encoding="utf-8"
     )
-    webui = WebUI(home, host_style(), folder)
-    yield webui
-    webui.close()
+    return start_webui(host_style(), folder=home)
 
 
 @pytest.fixture(autouse=True)

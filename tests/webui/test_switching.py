@@ -1,7 +1,7 @@
 """Automatic follows the checkpoint, however it is changed: settings, API override, X/Y/Z plot, the page's dropdown."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,10 +37,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def webui(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[WebUI]:
-    webui = WebUI(tmp_path_factory.mktemp("webui"), host_style(), model)
-    yield webui
-    webui.close()
+def webui(start_webui: Callable[..., WebUI], model: Path) -> WebUI:
+    return start_webui(host_style(), model=model)
 
 
 @pytest.fixture(autouse=True)

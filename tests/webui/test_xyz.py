@@ -1,6 +1,7 @@
 """The axes in the X/Y/Z plot of a running WebUI: what each cell gets, what is refused, and nothing left over."""
 
-from collections.abc import Iterator
+
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -26,13 +27,10 @@ SWITCH, MODEL, PROMPT, REPLACE, SCALE, ETA, NEGATIVE = AXES = [
 
 
 @pytest.fixture(scope="module")
-def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
-    folder = tmp_path_factory.mktemp("models") / NAME
-    place_untrained(folder)
+def webui(start_webui: Callable[..., WebUI], tmp_path_factory: pytest.TempPathFactory) -> WebUI:
+    folder = place_untrained(tmp_path_factory.mktemp("models") / NAME)
     (folder.parent / "truncated.safetensors").write_bytes(b"\x00" * 20)
-    webui = WebUI(tmp_path_factory.mktemp("webui"), host_style(), folder)
-    yield webui
-    webui.close()
+    return start_webui(host_style(), model=folder)
 
 
 def test_every_setting_is_an_axis_of_txt2img_and_of_no_other_tab(webui: WebUI) -> None:
