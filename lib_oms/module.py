@@ -152,7 +152,7 @@ class OMSModule:
         conds, unconds = texts
         x_T = noise.to(self.device)
         v_cond = torch.empty_like(x_T)
-        v_uncond = torch.empty_like(x_T) if unconds else None
+        v_uncond = None if guidance_scale == 1.0 else torch.empty_like(x_T)
         # The host may be under autocast, which would take psi to another precision than the one it was loaded in.
         with without_autocast(self.device):
             for pictures in _of_one_length(conds, unconds):
@@ -160,7 +160,7 @@ class OMSModule:
                 uncond = torch.stack([unconds[i] for i in pictures]).to(self.device) if unconds else None
                 with_prompt, without = predict_v(self.psi, x_T[pictures], cond, uncond, guidance_scale)
                 v_cond[pictures] = with_prompt
-                if v_uncond is not None:
+                if v_uncond is not None and without is not None:
                     v_uncond[pictures] = without
         return v_cond.to(noise.device), None if v_uncond is None else v_uncond.to(noise.device)
 

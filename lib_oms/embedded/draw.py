@@ -18,6 +18,8 @@ SIZE = 256
 #: Shapes are drawn this many times larger and reduced, for smooth edges.
 OVERSAMPLING = 2
 
+Paint = tuple[int, int, int]  # RGB, 0..255
+
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 COLOURS = {
     "red": (0.0, 0.95, 0.85),
@@ -98,8 +100,8 @@ def sample_scene(rng: np.random.Generator, *, grey: float | None = None, empty: 
     :param empty: True for no shape, False for a shape, None for one in most pictures.
     """
     background, background_name = _background(rng, grey)
-    gradient = tuple(rng.uniform(-0.06, 0.06, 2)) if rng.uniform() < 0.3 else (0.0, 0.0)
-    scene = Scene(background, background_name, gradient=gradient)
+    gradient_x, gradient_y = rng.uniform(-0.06, 0.06, 2) if rng.uniform() < 0.3 else (0.0, 0.0)
+    scene = Scene(background, background_name, gradient=(gradient_x, gradient_y))
     if empty or (empty is None and rng.uniform() < 0.15):
         return scene
     while True:
@@ -108,15 +110,19 @@ def sample_scene(rng: np.random.Generator, *, grey: float | None = None, empty: 
             hue, saturation, value = COLOURS[colour_name]
             colour = colorsys.hsv_to_rgb(hue, saturation, value * rng.uniform(0.92, 1.03))
         else:
-            colour = ({"white": 0.98, "black": 0.02, "gray": 0.5}[colour_name],) * 3
+            value = {"white": 0.98, "black": 0.02, "gray": 0.5}[colour_name]
+            colour = (value, value, value)
         if math.dist(colour, background) > 0.35:  # a shape that cannot be seen teaches nothing
             break
+    red, green, blue = colour
+    shape = str(rng.choice(SHAPES))
+    x, y = rng.uniform(0.36, 0.64, 2)
     return replace(
         scene,
-        shape=str(rng.choice(SHAPES)),
+        shape=shape,
         colour_name=colour_name,
-        colour=tuple(min(c, 1.0) for c in colour),
-        centre=tuple(rng.uniform(0.36, 0.64, 2)),
+        colour=(min(red, 1.0), min(green, 1.0), min(blue, 1.0)),
+        centre=(x, y),
         radius=rng.uniform(0.16, 0.25),
         angle=rng.uniform(-0.25, 0.25),
     )
@@ -175,13 +181,13 @@ def draw(scene: Scene, *, style: str = "plain", size: int = SIZE) -> Image.Image
     picture = Image.fromarray(np.round(base * 255).astype(np.uint8), "RGB")
     if scene.shape is not None:
         pen = ImageDraw.Draw(picture)
-        colour = tuple(round(c * 255) for c in scene.colour)
+        colour = _paint(scene.colour)
         if style == "shadow":
-            shade = tuple(round(c * 255 * 0.55) for c in scene.background)
+            shade = _paint(scene.background, 0.55)
             _fill(pen, scene, shade, full, offset=0.06)
         if style == "outlined":
             _fill(pen, scene, colour, full)
-            inside = tuple(round(c * 255) for c in scene.background)
+            inside = _paint(scene.background)
             _fill(pen, scene, inside, full, scale=0.68)
             _fill(pen, scene, colour, full, scale=0.3)
         else:
@@ -189,12 +195,19 @@ def draw(scene: Scene, *, style: str = "plain", size: int = SIZE) -> Image.Image
     return picture.resize((size, size), Image.Resampling.BOX)
 
 
-def _fill(pen: ImageDraw.ImageDraw, scene: Scene, colour: tuple, full: int, *, scale=1.0, offset=0.0) -> None:
+def _paint(colour: tuple[float, float, float], light: float = 1.0) -> Paint:
+    red, green, blue = (round(c * 255 * light) for c in colour)
+    return red, green, blue
+
+
+def _fill(
+    pen: ImageDraw.ImageDraw, scene: Scene, colour: Paint, full: int, *, scale: float = 1.0, offset: float = 0.0
+) -> None:
     x, y = ((c + offset) * full for c in scene.centre)
     radius = scene.radius * full * scale
     if scene.shape == "circle":
         pen.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
-    else:
+    elif scene.shape is not None:
         pen.polygon([(x + dx, y + dy) for dx, dy in _outline(scene.shape, radius, scene.angle)], fill=colour)
 
 

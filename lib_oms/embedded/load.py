@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from safetensors.torch import load_file
 
+from lib_oms.devices import channels_last
 from lib_oms.embedded import MODEL_DIR
 from lib_oms.embedded.lora import merge_lora
 from lib_oms.errors import OMSError
@@ -39,6 +41,6 @@ def load_pipeline(variant: str = "main", folder: Path = MODEL_DIR) -> StableDiff
     if variant == "lora":
         merge_lora(pipe.unet, load_file(folder / "lora" / LORA_FILE))
     for part in (pipe.unet, pipe.vae):
-        part.to(memory_format=torch.channels_last)  # convolutions on a CPU take half the time
+        channels_last(part)
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -86,9 +87,11 @@ class Painter:
         self._pipe.scheduler = getattr(diffusers, name).from_config(self._pipe.scheduler.config, **options)
         self._oms = OneMoreStep.from_pretrained(folder, dtype=torch.float32)
         self._steps, self._cfg, self._scale, self._seed = steps, cfg, scale, seed
-        self.progress: Callable[[int], None] = lambda pictures: None
+        self.progress: Callable[[int], object] = lambda pictures: None
 
-    def paint(self, prompts: list[str], *, oms: bool, oms_prompts: list[str] | None = None, first: int = 0):
+    def paint(
+        self, prompts: list[str], *, oms: bool, oms_prompts: list[str] | None = None, first: int = 0
+    ) -> np.ndarray:
         """Pictures [B, H, W, 3], 0..1; picture i starts from the noise of number `first + i`."""
         parts = []
         for start in range(0, len(prompts), BATCH):
@@ -96,7 +99,7 @@ class Painter:
             generators = [
                 torch.Generator().manual_seed(self._seed * 1_000_003 + first + index) for index in range(start, end)
             ]
-            options = {
+            options: dict[str, Any] = {
                 "prompt": prompts[start:end],
                 "generator": generators,
                 "num_inference_steps": self._steps,

@@ -267,9 +267,9 @@ def _put_in_place(part: _Part, root: Path) -> None:
         if not part.place.exists():
             stage.replace(part.place)
             return
-        for path in part.files:  # config files first: weights without their config could not be told
-            (part.place / path).parent.mkdir(parents=True, exist_ok=True)
-            (stage / path).replace(part.place / path)
+        for name in part.files:  # config files first: weights without their config could not be told
+            (part.place / name).parent.mkdir(parents=True, exist_ok=True)
+            (stage / name).replace(part.place / name)
         for path in _weights_of_old(part):
             path.unlink(missing_ok=True)
     except OSError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -193,7 +194,9 @@ def _is_link(entry: os.DirEntry[str]) -> bool:
     """A link, or what Windows has of the kind besides."""
     if entry.is_symlink():
         return True
-    return os.name == "nt" and entry.stat(follow_symlinks=False).st_reparse_tag == stat.IO_REPARSE_TAG_MOUNT_POINT
+    if sys.platform == "win32":
+        return entry.stat(follow_symlinks=False).st_reparse_tag == stat.IO_REPARSE_TAG_MOUNT_POINT
+    return False
 
 
 def _is_module_folder(folders: Collection[str], files: Collection[str]) -> bool:

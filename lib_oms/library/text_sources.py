@@ -163,9 +163,9 @@ def find_tokenizer(vocabulary: int, places: Places) -> Callable[[], Any] | None:
     """
     for folder in (*_tokenizer_folders(places), *places.tokenizers):
         if _count_tokens(folder) == vocabulary:
-            return lambda folder=folder: load_tokenizer(folder, _PAD)
+            return partial(load_tokenizer, folder, _PAD)
     packaged = find_vocabulary()
-    return None if packaged is None else lambda: packaged_tokenizer(packaged, vocabulary, _PAD)
+    return None if packaged is None else partial(packaged_tokenizer, packaged, vocabulary, _PAD)
 
 
 def _wrong_in(folder: Path, kind: str, width: int) -> str:
@@ -364,9 +364,10 @@ def _without_tokenizer(own: Path, kind: str, width: int, places: Places) -> tupl
     if kind != "openclip" or not places.folders:
         return None
     put = places.folders[0] / TEXT_ENCODERS_FOLDER / kind / "tokenizer"
-    tower = None if places.loaded is None else _loaded_tower(places.loaded)
-    if tower is not None and tower.config["hidden_size"] == width:
-        return f"the loaded model {places.loaded.name}", put
+    if places.loaded is not None:
+        lent = _loaded_tower(places.loaded)
+        if lent is not None and lent.config["hidden_size"] == width:
+            return f"the loaded model {places.loaded.name}", put
     towers = ((path, checkpoint_tower(path)) for path in checkpoint_files(places.checkpoints))
     return next(((str(path), put) for path, tower in towers if tower is not None and tower.width == width), None)
 

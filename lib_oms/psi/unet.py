@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2DCrossAttn, get_down_block, get_up_block
@@ -45,7 +46,7 @@ class OMSUNet(nn.Module):
         self.metadata = dict(metadata or {})
         widths = config.block_out_channels
         last = len(widths) - 1
-        common = {
+        common: dict[str, Any] = {
             "temb_channels": None,
             "resnet_eps": config.norm_eps,
             "resnet_act_fn": "silu",
@@ -115,9 +116,9 @@ class OMSUNet(nn.Module):
             h, outputs = block(hidden_states=h, temb=None, **_text_for(block, text))
             skips.extend(outputs)
         h = self.mid_block(h, None, encoder_hidden_states=text)
-        for block in self.up_blocks:
-            own = tuple(skips[-len(block.resnets) :])
-            del skips[-len(block.resnets) :]
+        for block, layers in zip(self.up_blocks, reversed(self.config.layers_per_block), strict=True):
+            own = tuple(skips[-(layers + 1) :])
+            del skips[-(layers + 1) :]
             # The next skip's size, not twice this one's: a height that was odd on the way down must be so again.
             size = skips[-1].shape[2:] if skips else None
             h = block(

@@ -180,10 +180,9 @@ def _is_over(when: str, steps: int | None) -> bool:
     """Whether prompt editing has happened by the first step: a number with a point is a share of the steps, one without
     counts them, and what is less than a whole step is none (A1111 modules/prompt_parser.py, collect_steps).
     """
-    share = "." in when
-    if share and steps is None:
-        return float(when) <= 0
-    return float(when) * (steps if share else 1) < 1
+    if "." not in when:
+        return float(when) < 1
+    return float(when) <= 0 if steps is None else float(when) * steps < 1
 
 
 def _resolve_schedules(text: str, steps: int | None) -> str:

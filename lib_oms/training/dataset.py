@@ -7,9 +7,10 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -138,6 +139,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 def _metadata_rows(path: Path, caption_column: str) -> Iterator[tuple[str, str, str]]:
     """Yields (where, file name, caption) of each row of a metadata file."""
     text = _read_text(path)
+    rows: Iterable[tuple[int, dict[str, Any]]]
     if path.suffix == ".csv":
         rows = enumerate(csv.DictReader(io.StringIO(text, newline="")), start=2)
     else:
