@@ -25,11 +25,13 @@ _FITS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the `inspect` command."""
     parser.add_argument("file", type=Path, help="a module's folder, or any .safetensors file")
     places.add_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
+    """Prints the report, less what a terminal would obey, and returns 0."""
     for line in report(args.file, args):
         print("".join(char if char.isprintable() else "?" for char in line))
     return 0

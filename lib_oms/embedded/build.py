@@ -17,7 +17,6 @@ from lib_oms.devices import contiguous
 
 TEXT_WIDTH = 128
 LATENT_SIZE = 32
-#: Stable Diffusion's own schedule: what is left of x_0 at the last timestep is the flaw that is shown.
 SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -28,6 +27,7 @@ SCHEDULE = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
+"""Stable Diffusion's own schedule: what is left of x_0 at the last timestep is the flaw that is shown."""
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 

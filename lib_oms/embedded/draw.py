@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 SIZE = 256
-#: Shapes are drawn this many times larger and reduced, for smooth edges.
 OVERSAMPLING = 2
+"""Shapes are drawn this many times larger and reduced, for smooth edges."""
 
 Paint = tuple[int, int, int]  # RGB, 0..255
 
@@ -31,7 +31,6 @@ COLOURS = {
     "purple": (0.77, 0.80, 0.70),
     "pink": (0.92, 0.50, 0.95),
 }
-#: (upper bound of the grey value, its name); 0 is black and 1 white.
 GREYS = (
     (0.05, "black"),
     (0.16, "very dark gray"),
@@ -41,7 +40,7 @@ GREYS = (
     (0.94, "very light gray"),
     (1.01, "white"),
 )
-#: Light of a time or a place: name -> (hue range, saturation range, value range).
+"""(upper bound of the grey value, its name); 0 is black and 1 white."""
 LIGHTS = {
     "at night": ((0.60, 0.68), (0.2, 0.6), (0.02, 0.09)),
     "in the dark": ((0.0, 1.0), (0.0, 0.1), (0.01, 0.07)),
@@ -51,6 +50,7 @@ LIGHTS = {
     "in fog": ((0.5, 0.6), (0.0, 0.06), (0.70, 0.82)),
     "in the snow": ((0.5, 0.6), (0.0, 0.04), (0.95, 1.0)),
 }
+"""Light of a time or a place: name -> (hue range, saturation range, value range)."""
 
 
 def grey_name(value: float) -> str:
@@ -96,8 +96,9 @@ def _background(rng: np.random.Generator, grey: float | None) -> tuple[tuple[flo
 def sample_scene(rng: np.random.Generator, *, grey: float | None = None, empty: bool | None = None) -> Scene:
     """Draws a scene's facts.
 
-    :param grey: the value (0..1) of a grey background; None draws any background.
-    :param empty: True for no shape, False for a shape, None for one in most pictures.
+    Args:
+        grey: the value (0..1) of a grey background; None draws any background.
+        empty: True for no shape, False for a shape, None for one in most pictures.
     """
     background, background_name = _background(rng, grey)
     gradient_x, gradient_y = rng.uniform(-0.06, 0.06, 2) if rng.uniform() < 0.3 else (0.0, 0.0)
@@ -131,7 +132,8 @@ def sample_scene(rng: np.random.Generator, *, grey: float | None = None, empty: 
 def caption(scene: Scene, rng: np.random.Generator, *, say_background: bool | None = None) -> str:
     """A caption that is true of the scene.
 
-    :param say_background: whether it names the background; None: two times of three.
+    Args:
+        say_background: whether it names the background; None: two times of three.
     """
     where = scene.background_name
     names_it = where if where.endswith("background") else f"a scene {where}"
@@ -171,8 +173,9 @@ def _outline(shape: str, radius: float, angle: float) -> list[tuple[float, float
 def draw(scene: Scene, *, style: str = "plain", size: int = SIZE) -> Image.Image:
     """Draws a scene as an RGB picture of size x size pixels.
 
-    :param style: "plain": filled shapes; "outlined": shapes as thick lines with a small filled core, the style that the
-        second UNet learns; "shadow": filled shapes with a shadow beside them, the style that the LoRA learns.
+    Args:
+        style: "plain": filled shapes; "outlined": shapes as thick lines with a small filled core, the style that the
+            second UNet learns; "shadow": filled shapes with a shadow beside them, the style that the LoRA learns.
     """
     full = size * OVERSAMPLING
     steps = np.linspace(-0.5, 0.5, full, dtype=np.float32)
@@ -214,7 +217,8 @@ def _fill(
 def dataset(count: int, seed: int, *, style: str = "plain", start: int = 0) -> tuple[np.ndarray, list[str]]:
     """Pictures number `start` to `start + count` of the seed's endless data set.
 
-    :returns: uint8 [count, SIZE, SIZE, 3] and the captions.
+    Returns:
+        uint8 [count, SIZE, SIZE, 3] and the captions.
     """
     pictures = np.empty((count, SIZE, SIZE, 3), dtype=np.uint8)
     captions = []

@@ -15,15 +15,18 @@ from lib_oms.embedded.lora import merge_lora
 from lib_oms.errors import OMSError
 
 LORA_FILE = "embedded-shadow.safetensors"
-#: What `--model` offers: the model itself, one fine-tuned in another style, and the model with a LoRA.
 VARIANTS = ("main", "second", "lora")
+"""What `--model` offers: the model itself, one fine-tuned in another style, and the model with a LoRA."""
 
 
 def load_pipeline(variant: str = "main", folder: Path = MODEL_DIR) -> StableDiffusionPipeline:
     """The embedded model in float32 on the CPU.
 
-    :param variant: one of VARIANTS.
-    :raises OMSError: for another variant, or where the folder does not hold the model.
+    Args:
+        variant: one of VARIANTS.
+
+    Raises:
+        OMSError: for another variant, or where the folder does not hold the model.
     """
     if variant not in VARIANTS:
         raise OMSError(f"the embedded model has no variant {variant!r}; there are {', '.join(VARIANTS)}")

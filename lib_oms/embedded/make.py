@@ -77,7 +77,8 @@ def training_steps(
 ) -> Iterator[tuple[int, float]]:
     """AdamW with a cosine rate; `loss_of(step)` gives a step's loss. Yields (step, loss) after every step.
 
-    :param schedule: how many steps the cosine is laid out over; None: as many as are run.
+    Args:
+        schedule: how many steps the cosine is laid out over; None: as many as are run.
     """
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=1e-3, betas=(0.9, 0.99))
     running: float | None = None
@@ -259,7 +260,8 @@ def train_unet(
 ) -> UNet2DConditionModel:  # fmt: skip
     """Trains all of a denoiser and returns it with the moving average of its weights.
 
-    :param snapshot: where the average is written every 300 steps, for whoever wants to look before the end.
+    Args:
+        snapshot: where the average is written every 300 steps, for whoever wants to look before the end.
     """
     unet = channels_last(unet).train()
     average = AveragedModel(unet, avg_fn=lambda kept, new, steps: kept.lerp(new, 1 - average_decay(int(steps), decay)))

@@ -24,7 +24,6 @@ from lib_oms.judging import metrics
 from lib_oms.pipeline import OneMoreStep
 
 BATCH = 25
-#: name: (diffusers' scheduler, its options)
 SAMPLERS: dict[str, tuple[str, dict]] = {
     "DDIM": ("DDIMScheduler", {}),
     "DDPM": ("DDPMScheduler", {}),
@@ -36,13 +35,14 @@ SAMPLERS: dict[str, tuple[str, dict]] = {
     "UniPC": ("UniPCMultistepScheduler", {}),
     "PNDM": ("PNDMScheduler", {"skip_prk_steps": True}),
 }
-#: The main prompt of the test of obedience: it names no background.
+"""Name: (diffusers' scheduler, its options)."""
 OBEDIENCE_PROMPT = "a circle"
-#: Grey backgrounds from black to white: the middle of what each name means.
+"""The main prompt of the test of obedience: it names no background."""
 LADDER = {
     f"{name} background": (low + min(high, 1.0)) / 2
     for low, (high, name) in zip([0.0, *(bound for bound, _ in draw.GREYS)], draw.GREYS, strict=False)
 }
+"""Grey backgrounds from black to white: the middle of what each name means."""
 ASKED_COLOURS = ("red", "green", "blue", "yellow")
 
 
@@ -73,8 +73,14 @@ class Evaluation:
 class Painter:
     """Makes pictures with and without One More Step from the same noise.
 
-    :param cfg: the guidance scale of the main model.
-    :param scale: the guidance scale of One More Step.
+    Args:
+        variant: one of `load.VARIANTS`.
+        sampler: one of SAMPLERS.
+        cfg: the guidance scale of the main model.
+        scale: the guidance scale of One More Step.
+
+    Raises:
+        OMSError: there is no such sampler or variant, or the folder does not hold the embedded model.
     """
 
     def __init__(
