@@ -1,4 +1,4 @@
-"""An OMS module as it is used: psi, the text encoder it reads, and the latents it was made for."""
+"""An OMS model as it is used: psi, the text encoder it reads, and the latents it was made for."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class OMSModule:
     def __init__(self, psi: OMSUNet, text_encoder: TextEncoder, latents: str) -> None:
         if text_encoder.width != psi.config.cross_attention_dim:
             raise OMSError(
-                f"this OMS module reads text of width {psi.config.cross_attention_dim}, but the text encoder gives "
+                f"this OMS model reads text of width {psi.config.cross_attention_dim}, but the text encoder gives "
                 f"{text_encoder.width}; use the encoder it was trained with"
             )
         self.psi = psi.eval().requires_grad_(False)
@@ -76,7 +76,7 @@ class OMSModule:
             if kind not in KINDS:
                 raise ModuleFileError(
                     f"{path}: does not say which text encoder it reads: no oms.text_encoder in its metadata, and text "
-                    f"of width {psi.config.cross_attention_dim} is no published module's; pass a loaded text_encoder"
+                    f"of width {psi.config.cross_attention_dim} is no published OMS model's; pass a loaded text_encoder"
                 )
             if isinstance(text_encoder, TextSource):
                 text_encoder = text_encoder.load(dtype)

@@ -95,7 +95,7 @@ def build_vae() -> AutoencoderKL:
         block_out_channels=(16, 16, 32, 64),
         layers_per_block=1,
         latent_channels=4,
-        norm_num_groups=1,  # many small groups would normalise a flat picture's brightness away
+        norm_num_groups=1,  # many small groups would normalize a flat picture's brightness away
         sample_size=8 * LATENT_SIZE,
         mid_block_add_attention=False,
     )
@@ -105,11 +105,11 @@ def build_vae() -> AutoencoderKL:
 
 @torch.no_grad()
 def _start_as_averages(vae: AutoencoderKL) -> None:
-    """Initialises the VAE so that a latent is the mean colour of its 8 x 8 pixels, and a picture those colours again.
+    """Initializes the VAE so that a latent is the mean color of its 8 x 8 pixels, and a picture those colors again.
 
     Training then only adds detail, which takes minutes; from random weights it takes hours. Three channels carry the
-    colour and three its negative, since silu(x) - silu(-x) = x passes them through an activation unchanged; two hold a
-    large constant, so that group normalisation divides by nearly the same number whatever the picture. Residual
+    color and three its negative, since silu(x) - silu(-x) = x passes them through an activation unchanged; two hold a
+    large constant, so that group normalization divides by nearly the same number whatever the picture. Residual
     branches start at zero. Every other weight keeps its random value.
     """
     colours, reference = 3, 6.0

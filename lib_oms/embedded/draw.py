@@ -1,4 +1,4 @@
-"""Pictures that code draws, with captions that say how bright and of what colour they are.
+"""Pictures that code draws, with captions that say how bright and of what color they are.
 
 One shape, or none, on a background of any brightness and hue. About a third of the captions leave the background
 out, as captions of real pictures mostly do: that is what makes a diffusion model read the brightness from what is left
@@ -40,7 +40,7 @@ GREYS = (
     (0.94, "very light gray"),
     (1.01, "white"),
 )
-"""(upper bound of the grey value, its name); 0 is black and 1 white."""
+"""(upper bound of the gray value, its name); 0 is black and 1 white."""
 LIGHTS = {
     "at night": ((0.60, 0.68), (0.2, 0.6), (0.02, 0.09)),
     "in the dark": ((0.0, 1.0), (0.0, 0.1), (0.01, 0.07)),
@@ -54,7 +54,7 @@ LIGHTS = {
 
 
 def grey_name(value: float) -> str:
-    """The name that captions give to a grey of this value (0 black, 1 white)."""
+    """The name that captions give to a gray of this value (0 black, 1 white)."""
     return next(name for bound, name in GREYS if value < bound)
 
 
@@ -76,7 +76,7 @@ class Scene:
 def _background(rng: np.random.Generator, grey: float | None) -> tuple[tuple[float, float, float], str]:
     kind = 0.0 if grey is not None else rng.uniform()
     if kind < 0.5:
-        # half of the free greys at the ends, where the last timestep matters most
+        # half of the free grays at the ends, where the last timestep matters most
         value = grey if grey is not None else rng.choice([rng.uniform(), rng.beta(0.35, 0.35)])
         return (value, value, value), f"{grey_name(value)} background"
     if kind < 0.82:
@@ -97,7 +97,7 @@ def sample_scene(rng: np.random.Generator, *, grey: float | None = None, empty: 
     """Draws a scene's facts.
 
     Args:
-        grey: the value (0..1) of a grey background; None draws any background.
+        grey: the value (0..1) of a gray background; None draws any background.
         empty: True for no shape, False for a shape, None for one in most pictures.
     """
     background, background_name = _background(rng, grey)
@@ -233,7 +233,7 @@ def dataset(count: int, seed: int, *, style: str = "plain", start: int = 0) -> t
 def evaluation_set(count: int, seed: int, *, style: str = "plain") -> tuple[np.ndarray, list[str]]:
     """Captions whose backgrounds cover the brightness range evenly, and a picture true of each.
 
-    Every caption names its background, a grey; the shape and everything else are free. Shapes as in `dataset`.
+    Every caption names its background, a gray; the shape and everything else are free. Shapes as in `dataset`.
     """
     pictures = np.empty((count, SIZE, SIZE, 3), dtype=np.uint8)
     captions = []

@@ -42,13 +42,13 @@ LADDER = {
     f"{name} background": (low + min(high, 1.0)) / 2
     for low, (high, name) in zip([0.0, *(bound for bound, _ in draw.GREYS)], draw.GREYS, strict=False)
 }
-"""Grey backgrounds from black to white: the middle of what each name means."""
+"""Gray backgrounds from black to white: the middle of what each name means."""
 ASKED_COLOURS = ("red", "green", "blue", "yellow")
 
 
 @dataclass
 class Evaluation:
-    """What was measured. Distances in grey levels (0..255), means and ranges 0..1."""
+    """What was measured. Distances in gray levels (0..255), means and ranges 0..1."""
 
     model: str
     sampler: str

@@ -100,7 +100,7 @@ class Finder:
             wrong = _wrong_in(own, kind, width)
             if wrong:
                 raise ModuleFileError(
-                    f"the OMS module {entry.name!r} cannot use its own text encoder: {wrong}. Put the right one there, "
+                    f"the OMS model {entry.name!r} cannot use its own text encoder: {wrong}. Put the right one there, "
                     "or delete it and press Download in the accordion"
                 )
             return _folder_source(own, kind)
@@ -174,7 +174,7 @@ def _wrong_in(folder: Path, kind: str, width: int) -> str:
         its = encoder_width(folder, kind)
     except ModuleFileError as error:
         return str(error)
-    return "" if its == width else f"that in {folder} is of width {its}, the module reads {width}"
+    return "" if its == width else f"that in {folder} is of width {its}, the OMS model reads {width}"
 
 
 def _folder_source(folder: Path, kind: str) -> TextSource:
@@ -378,14 +378,14 @@ def _nowhere(entry: ModuleEntry, lonely: tuple[str, Path] | None, tried: list[st
     if lonely is not None:
         where, put = lonely
         return (
-            f"the OMS module {entry.name!r} needs its text encoder ({kind}), and only its tokenizer is missing: "
+            f"the OMS model {entry.name!r} needs its text encoder ({kind}), and only its tokenizer is missing: "
             f"{where} holds the text encoder. Press Download in the accordion, run `python -m lib_oms download "
             f"text-encoder-{kind}`, or put vocab.json and merges.txt out of the folder tokenizer of one of "
             f"{', '.join(repositories)} into {put}. Looked for in {', '.join(tried)}"
         )
     instead = ", put any SD2.x checkpoint (.safetensors) among the WebUI's models" if kind == "openclip" else ""
     return (
-        f"the OMS module {entry.name!r} needs its text encoder ({kind}): press Download in the accordion or run "
+        f"the OMS model {entry.name!r} needs its text encoder ({kind}): press Download in the accordion or run "
         f"`python -m lib_oms download text-encoder-{kind}`{instead}, or put its folders from one of "
         f"{', '.join(repositories)} beside oms_module. Looked for in {', '.join(tried)}"
     )

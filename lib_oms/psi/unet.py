@@ -1,4 +1,4 @@
-"""psi, the OMS module: a UNet from diffusers' blocks that knows no time step (arXiv 2311.15744, section 3.3).
+"""psi, the OMS model: a UNet from diffusers' blocks that knows no time step (arXiv 2311.15744, section 3.3).
 
 Published under the class name UNet2DConditionWoCTModel; the tensors have diffusers' names, so published files load.
 """
@@ -131,7 +131,7 @@ class OMSUNet(nn.Module):
             raise OMSError(f"latents have shape {list(latents.shape)}; expected [B, {self.config.in_channels}, h, w]")
         if text.ndim != 3 or text.shape[2] != self.config.cross_attention_dim:
             raise OMSError(
-                f"text embeddings have shape {list(text.shape)}; this module reads "
+                f"text embeddings have shape {list(text.shape)}; this OMS model reads "
                 f"[B, tokens, {self.config.cross_attention_dim}]: is it the right text encoder?"
             )
         if text.shape[0] not in (1, latents.shape[0]):
@@ -157,7 +157,7 @@ class OMSUNet(nn.Module):
                 is preferred.
 
         Raises:
-            ModuleFileError: not a whole OMS module; names the file, the first offending tensor and what was expected.
+            ModuleFileError: not a whole OMS model; names the file, the first offending tensor and what was expected.
         """
         dtype = dtype or torch.float32
         if not dtype.is_floating_point:

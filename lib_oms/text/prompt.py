@@ -62,7 +62,7 @@ def first_step_text(prompt: str, steps: int | None = None) -> str:
 
 
 def parse_attention(text: str) -> list[list[Span]]:
-    """Attention weights and BREAK of `text`, as in the WebUI; neighbours of equal weight are merged."""
+    """Attention weights and BREAK of `text`, as in the WebUI; neighbors of equal weight are merged."""
     pieces = list(_attention_piece.finditer(text))
     factors = _bracket_factors(pieces)
     weights = {"(": [1.0], "[": [1.0]}  # per kind of bracket, the product at each depth: the two kinds may interleave

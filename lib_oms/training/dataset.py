@@ -79,7 +79,7 @@ def read_image_folder(folder: str | Path, caption_column: str = "text") -> list[
 
 
 def load_picture(path: str | Path, resolution: int) -> torch.Tensor:
-    """Loads a picture as a square: the shorter side resized to `resolution`, then cut around the centre.
+    """Loads a picture as a square: the shorter side resized to `resolution`, then cut around the center.
 
     Returns:
         [3, resolution, resolution], float32, -1 (black) to 1 (white), as diffusers' VAEs take it.

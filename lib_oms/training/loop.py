@@ -2,7 +2,7 @@
 
 The objective (arXiv 2311.15744, section 3; at SNR 0 the v-target is -x_0):
 
-    minimise || psi(e, C) - (-x_0) ||^2,   e ~ N(0, I),   C dropped to '' for some samples
+    minimize || psi(e, C) - (-x_0) ||^2,   e ~ N(0, I),   C dropped to '' for some samples
 
 with x_0 in scaled latent space. Neither the base diffusion model nor a noise schedule takes part.
 
