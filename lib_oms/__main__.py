@@ -16,12 +16,12 @@ from lib_oms.errors import OMSError
 
 # command: (module that implements it, what it does in a line)
 COMMANDS = {
-    "train": ("lib_oms.commands.train", "train an OMS module on a folder of pictures with captions"),
-    "evaluate": ("lib_oms.commands.evaluate", "measure what an OMS module does to the brightness of pictures"),
-    "models": ("lib_oms.commands.models", "list the OMS modules that are here, and those that can be downloaded"),
-    "download": ("lib_oms.commands.download", "download a published OMS module and its text encoder"),
+    "train": ("lib_oms.commands.train", "train an OMS model on a folder of pictures with captions"),
+    "evaluate": ("lib_oms.commands.evaluate", "measure what an OMS model does to the brightness of pictures"),
+    "models": ("lib_oms.commands.models", "list the OMS models that are here, and those that can be downloaded"),
+    "download": ("lib_oms.commands.download", "download a published OMS model and its text encoder"),
     "inspect": ("lib_oms.commands.inspect", "say what a file is, why, and what it fits"),
-    "convert": ("lib_oms.commands.convert", "turn a module's folder into one .safetensors file, or back"),
+    "convert": ("lib_oms.commands.convert", "turn an OMS model's folder into one .safetensors file, or back"),
 }
 
 EXIT_OMS_ERROR = 2  # the same as argparse's own, for a wrong argument and for a wrong file are both the caller's

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
 import torch
+from torch import nn
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[None]:
@@ -17,3 +21,15 @@ def without_autocast(device: torch.device) -> AbstractContextManager[None]:
         return torch.autocast(device.type, enabled=False)
     except (RuntimeError, AssertionError):
         return nullcontext()
+
+
+def channels_last(network: Network, device: torch.device | None = None) -> Network:
+    """The same network, on `device` where one is given, in the memory format whose convolutions take half the time on a
+    CPU.
+    """
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's own types
+
+
+def contiguous(network: Network) -> Network:
+    """The same network in the memory format that files have."""
+    return network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # as above

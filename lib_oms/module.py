@@ -1,4 +1,4 @@
-"""An OMS module as it is used: psi, the text encoder it reads, and the latents it was made for."""
+"""An OMS model as it is used: psi, the text encoder it reads, and the latents it was made for."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class OMSModule:
     def __init__(self, psi: OMSUNet, text_encoder: TextEncoder, latents: str) -> None:
         if text_encoder.width != psi.config.cross_attention_dim:
             raise OMSError(
-                f"this OMS module reads text of width {psi.config.cross_attention_dim}, but the text encoder gives "
+                f"this OMS model reads text of width {psi.config.cross_attention_dim}, but the text encoder gives "
                 f"{text_encoder.width}; use the encoder it was trained with"
             )
         self.psi = psi.eval().requires_grad_(False)
@@ -76,7 +76,7 @@ class OMSModule:
             if kind not in KINDS:
                 raise ModuleFileError(
                     f"{path}: does not say which text encoder it reads: no oms.text_encoder in its metadata, and text "
-                    f"of width {psi.config.cross_attention_dim} is no published module's; pass a loaded text_encoder"
+                    f"of width {psi.config.cross_attention_dim} is no published OMS model's; pass a loaded text_encoder"
                 )
             if isinstance(text_encoder, TextSource):
                 text_encoder = text_encoder.load(dtype)
@@ -152,7 +152,7 @@ class OMSModule:
         conds, unconds = texts
         x_T = noise.to(self.device)
         v_cond = torch.empty_like(x_T)
-        v_uncond = torch.empty_like(x_T) if unconds else None
+        v_uncond = None if guidance_scale == 1.0 else torch.empty_like(x_T)
         # The host may be under autocast, which would take psi to another precision than the one it was loaded in.
         with without_autocast(self.device):
             for pictures in _of_one_length(conds, unconds):
@@ -160,7 +160,7 @@ class OMSModule:
                 uncond = torch.stack([unconds[i] for i in pictures]).to(self.device) if unconds else None
                 with_prompt, without = predict_v(self.psi, x_T[pictures], cond, uncond, guidance_scale)
                 v_cond[pictures] = with_prompt
-                if v_uncond is not None:
+                if v_uncond is not None and without is not None:
                     v_uncond[pictures] = without
         return v_cond.to(noise.device), None if v_uncond is None else v_uncond.to(noise.device)
 

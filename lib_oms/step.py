@@ -89,17 +89,19 @@ def one_more_step_ve(noise: Tensor, v_cond: Tensor, v_uncond: Tensor | None = No
 
 
 def _first_sigma(sigma: float | None, alpha_cumprod: float | None) -> float:
-    if (sigma is None) == (alpha_cumprod is None):
-        raise OMSError("give exactly one of sigma and alpha_cumprod, the sampler's first noise level")
-    if sigma is not None:
+    if sigma is not None and alpha_cumprod is None:
         sigma = float(sigma)
         if not (0.0 < sigma < math.inf):
             raise OMSError(f"sigma, the sampler's first noise level, is {sigma}; it must be finite and above 0")
         return sigma
-    a = float(alpha_cumprod)  # type: ignore[arg-type]
-    if not (0.0 < a < 1.0):
-        raise OMSError(f"alpha_cumprod at the sampler's first step is {a}; it must lie between 0 and 1, both excluded")
-    return sigma_of(a)
+    if alpha_cumprod is not None and sigma is None:
+        a = float(alpha_cumprod)
+        if not (0.0 < a < 1.0):
+            raise OMSError(
+                f"alpha_cumprod at the sampler's first step is {a}; it must lie between 0 and 1, both excluded"
+            )
+        return sigma_of(a)
+    raise OMSError("give exactly one of sigma and alpha_cumprod, the sampler's first noise level")
 
 
 def _x0hat_and_noise(
@@ -116,14 +118,12 @@ def _x0hat_and_noise(
         raise OMSError(f"guidance_scale is {guidance_scale}; it must be a finite number")
     if not 0.0 <= eta <= 1.0:
         raise OMSError(f"eta is {eta}; it must lie between 0 (DDIM) and 1 (DDPM)")
-    if eta > 0.0 and fresh_noise is None:
-        raise OMSError(f"eta is {eta}, so fresh_noise is needed: N(0, 1) in the shape of noise, {list(noise.shape)}")
-    if guidance_scale != 1.0 and v_uncond is None:
-        raise OMSError(f"guidance_scale is {guidance_scale}, so v_uncond is needed; only scale 1 does without")
 
     x_T = _float32("noise", noise, noise)
     v = _float32("v_cond", v_cond, noise)
     if guidance_scale != 1.0:
+        if v_uncond is None:
+            raise OMSError(f"guidance_scale is {guidance_scale}, so v_uncond is needed; only scale 1 does without")
         uncond = _float32("v_uncond", v_uncond, noise)
         v = uncond + guidance_scale * (v - uncond)
         if not bool(torch.isfinite(v).all()):
@@ -132,6 +132,10 @@ def _x0hat_and_noise(
         _check_shape("v_uncond", v_uncond, noise)
 
     if eta > 0.0:
+        if fresh_noise is None:
+            raise OMSError(
+                f"eta is {eta}, so fresh_noise is needed: N(0, 1) in the shape of noise, {list(noise.shape)}"
+            )
         x_T = math.sqrt(1.0 - eta * eta) * x_T + eta * _float32("fresh_noise", fresh_noise, noise)
     elif fresh_noise is not None:
         _check_shape("fresh_noise", fresh_noise, noise)

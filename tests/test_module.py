@@ -1,4 +1,4 @@
-"""The OMS module: files in, v out, and nothing computed that is not needed."""
+"""The OMS model: files in, v out, and nothing computed that is not needed."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="a module's folder, or a .safetensors file")
+    """The options of the `convert` command."""
+    parser.add_argument("source", type=Path, help="an OMS model's folder, or a .safetensors file")
     parser.add_argument("target", type=Path, help="a name that ends in .safetensors, or else a folder to make")
     parser.add_argument("--dtype", choices=DTYPES, default="fp16", help="what the weights are stored in")
     parser.add_argument(
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    """Writes the file or folder, says where it lies, and returns 0."""
     print(f"Written: {convert(args.source, args.target, args.dtype, args.latents, overwrite=args.overwrite)}")
     return 0
 

@@ -11,11 +11,13 @@ from lib_oms.library.download import NAMES, Progress, download
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the `download` command."""
     parser.add_argument("name", help=f"one of {', '.join(NAMES)}")
     places.add_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
+    """Downloads what is not there, says what is new, and returns 0."""
     from tqdm import tqdm
 
     where = places.places(args)

@@ -1,4 +1,4 @@
-"""`python -m lib_oms evaluate --embedded`: measures what an OMS module does to the brightness of pictures."""
+"""`python -m lib_oms evaluate --embedded`: measures what an OMS model does to the brightness of pictures."""
 
 from __future__ import annotations
 

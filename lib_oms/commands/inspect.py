@@ -25,11 +25,13 @@ _FITS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, help="a module's folder, or any .safetensors file")
+    """The options of the `inspect` command."""
+    parser.add_argument("file", type=Path, help="an OMS model's folder, or any .safetensors file")
     places.add_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
+    """Prints the report, less what a terminal would obey, and returns 0."""
     for line in report(args.file, args):
         print("".join(char if char.isprintable() else "?" for char in line))
     return 0
@@ -53,7 +55,7 @@ def _module(module: ModuleFile, path: Path, args: argparse.Namespace) -> list[st
     numbers = sum(math.prod(info.shape) for info in module.header.tensors.values())
     how, where = state(entry, places.places(args))
     lines = [
-        f"{path}: an OMS module",
+        f"{path}: an OMS model",
         f"weights       {module.weights}, {human_size(entry.size)}, {len(module.header.tensors)} tensors, "
         f"{numbers / 1e6:.1f} M numbers, {_dtypes(module.header)}",
         f"fingerprint   {fingerprint(path)}",
@@ -71,15 +73,15 @@ def _something_else(path: Path, error: ModuleFileError) -> list[str]:
     kinds = [kind for kind in KINDS if path.is_dir() and holds_encoder(path, kind)]
     if kinds:
         # A pair of text encoders holds what a single one is told by.
-        return [f"{path}: a text encoder, {kinds[-1]}", "fits          OMS modules that read it"]
+        return [f"{path}: a text encoder, {kinds[-1]}", "fits          OMS models that read it"]
     if not path.is_file():
         raise error
     header = read_header(path)  # a broken file's own error is better than that it is no module
-    lines = [f"{path}: no OMS module", f"why           {error}", f"holds         {_dtypes(header)}"]
+    lines = [f"{path}: no OMS model", f"why           {error}", f"holds         {_dtypes(header)}"]
     tower = checkpoint_tower(path)
     if tower is not None:
         lines.append(
-            f"fits          OMS modules that read openclip text of width {tower.width}: it holds that text encoder "
+            f"fits          OMS models that read openclip text of width {tower.width}: it holds that text encoder "
             f"({tower.layers} of {tower.layers + 1} layers are run), as checkpoints of SD2.x do"
         )
     return lines

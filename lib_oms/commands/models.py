@@ -13,11 +13,13 @@ from lib_oms.library.listing import READY, Listed, human_size, listing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the `models` command."""
     places.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print a list of objects instead of a table")
 
 
 def main(args: argparse.Namespace) -> int:
+    """Prints the table or the JSON, and returns 0."""
     for folder in args.models_dir or ():
         if not folder.is_dir():
             print(f"note: there is no folder {_plain(str(folder))}", file=sys.stderr)

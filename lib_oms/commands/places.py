@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         action="append",
         metavar="FOLDER",
-        help="folder with OMS modules, more than once for more; if not given: the WebUI's models/OMS and the "
+        help="folder with OMS models, more than once for more; if not given: the WebUI's models/OMS and the "
         "extension's own models folder",
     )
     parser.add_argument(

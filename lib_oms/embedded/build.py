@@ -6,14 +6,17 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.models import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, PreTrainedModel
+
+from lib_oms.devices import contiguous
 
 TEXT_WIDTH = 128
 LATENT_SIZE = 32
-#: Stable Diffusion's own schedule: what is left of x_0 at the last timestep is the flaw that is shown.
 SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -24,6 +27,7 @@ SCHEDULE = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
+"""Stable Diffusion's own schedule: what is left of x_0 at the last timestep is the flaw that is shown."""
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -91,7 +95,7 @@ def build_vae() -> AutoencoderKL:
         block_out_channels=(16, 16, 32, 64),
         layers_per_block=1,
         latent_channels=4,
-        norm_num_groups=1,  # many small groups would normalise a flat picture's brightness away
+        norm_num_groups=1,  # many small groups would normalize a flat picture's brightness away
         sample_size=8 * LATENT_SIZE,
         mid_block_add_attention=False,
     )
@@ -101,27 +105,32 @@ def build_vae() -> AutoencoderKL:
 
 @torch.no_grad()
 def _start_as_averages(vae: AutoencoderKL) -> None:
-    """Initialises the VAE so that a latent is the mean colour of its 8 x 8 pixels, and a picture those colours again.
+    """Initializes the VAE so that a latent is the mean color of its 8 x 8 pixels, and a picture those colors again.
 
     Training then only adds detail, which takes minutes; from random weights it takes hours. Three channels carry the
-    colour and three its negative, since silu(x) - silu(-x) = x passes them through an activation unchanged; two hold a
-    large constant, so that group normalisation divides by nearly the same number whatever the picture. Residual
+    color and three its negative, since silu(x) - silu(-x) = x passes them through an activation unchanged; two hold a
+    large constant, so that group normalization divides by nearly the same number whatever the picture. Residual
     branches start at zero. Every other weight keeps its random value.
     """
     colours, reference = 3, 6.0
     carried = 2 * colours + 2
 
+    def bias_of(conv: torch.nn.Conv2d) -> torch.Tensor:
+        assert conv.bias is not None  # every convolution of diffusers' VAE has one
+        return conv.bias
+
     def set_input(conv: torch.nn.Conv2d) -> None:
+        bias = bias_of(conv)
         conv.weight[:carried] = 0
-        conv.bias[:carried] = 0
+        bias[:carried] = 0
         for i in range(colours):
             conv.weight[i, i, 1, 1] = 1
             conv.weight[colours + i, i, 1, 1] = -1
-        conv.bias[2 * colours], conv.bias[2 * colours + 1] = reference, -reference
+        bias[2 * colours], bias[2 * colours + 1] = reference, -reference
 
     def set_output(conv: torch.nn.Conv2d, gain: float) -> None:
         conv.weight *= 0.1
-        conv.bias.zero_()
+        bias_of(conv).zero_()
         conv.weight[:colours] = 0
         for i in range(colours):
             conv.weight[i, i, 1, 1] = gain
@@ -129,15 +138,17 @@ def _start_as_averages(vae: AutoencoderKL) -> None:
 
     def carry(conv: torch.nn.Conv2d, rows: slice, columns: slice, value: float) -> None:
         conv.weight[:carried] = 0
-        conv.bias[:carried] = 0
+        bias_of(conv)[:carried] = 0
         for i in range(carried):
             conv.weight[i, i, rows, columns] = value
 
     for part in (vae.encoder, vae.decoder):
         for name, layer in part.named_modules():
+            if not isinstance(layer, torch.nn.Conv2d):
+                continue
             if name.endswith("conv2"):
                 layer.weight.zero_()
-                layer.bias.zero_()
+                bias_of(layer).zero_()
             elif name.endswith("conv_shortcut"):
                 carry(layer, slice(0, 1), slice(0, 1), 1.0)
             elif name.endswith("downsamplers.0.conv"):
@@ -146,10 +157,11 @@ def _start_as_averages(vae: AutoencoderKL) -> None:
                 carry(layer, slice(1, 2), slice(1, 2), 1.0)
         set_input(part.conv_in)
         set_output(part.conv_out, 1.0)
-    vae.encoder.conv_out.bias[4:] = -10.0  # the posterior's log variance: little noise to begin with
+    bias_of(vae.encoder.conv_out)[4:] = -10.0  # the posterior's log variance: little noise to begin with
     for conv in (vae.quant_conv, vae.post_quant_conv):
+        assert conv is not None
         conv.weight.copy_(torch.eye(conv.weight.shape[0])[:, :, None, None])
-        conv.bias.zero_()
+        bias_of(conv).zero_()
     # the normalisations divide by some number; the outputs multiply by the one that makes flat pictures come back
     flat = torch.rand(64, 3, 1, 1, generator=torch.Generator().manual_seed(0)).mul(2).sub(1).expand(-1, -1, 64, 64)
     for part, send in ((vae.encoder, lambda: vae.encode(flat).latent_dist.mode()), (vae.decoder, None)):
@@ -197,13 +209,13 @@ def write_index(folder: Path) -> None:
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def save_part(part: torch.nn.Module, folder: Path) -> None:
+def save_part(part: ModelMixin | PreTrainedModel, folder: Path) -> None:
     """Writes a part in half precision, as it is kept in the repository, and leaves it in float32.
 
     The scaled latents and all activations are small, so half keeps about three decimal digits of every weight.
     """
     # Older savers refuse channels last, and a config tells where its part was loaded from.
-    part.half().to(memory_format=torch.contiguous_format)
+    contiguous(part.half())
     part.save_pretrained(folder, safe_serialization=True)
     part.float()
     if isinstance(part, CLIPTextModel):

@@ -1,4 +1,4 @@
-"""Pictures that code draws, with captions that say how bright and of what colour they are.
+"""Pictures that code draws, with captions that say how bright and of what color they are.
 
 One shape, or none, on a background of any brightness and hue. About a third of the captions leave the background
 out, as captions of real pictures mostly do: that is what makes a diffusion model read the brightness from what is left
@@ -15,8 +15,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 SIZE = 256
-#: Shapes are drawn this many times larger and reduced, for smooth edges.
 OVERSAMPLING = 2
+"""Shapes are drawn this many times larger and reduced, for smooth edges."""
+
+Paint = tuple[int, int, int]  # RGB, 0..255
 
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 COLOURS = {
@@ -29,7 +31,6 @@ COLOURS = {
     "purple": (0.77, 0.80, 0.70),
     "pink": (0.92, 0.50, 0.95),
 }
-#: (upper bound of the grey value, its name); 0 is black and 1 white.
 GREYS = (
     (0.05, "black"),
     (0.16, "very dark gray"),
@@ -39,7 +40,7 @@ GREYS = (
     (0.94, "very light gray"),
     (1.01, "white"),
 )
-#: Light of a time or a place: name -> (hue range, saturation range, value range).
+"""(upper bound of the gray value, its name); 0 is black and 1 white."""
 LIGHTS = {
     "at night": ((0.60, 0.68), (0.2, 0.6), (0.02, 0.09)),
     "in the dark": ((0.0, 1.0), (0.0, 0.1), (0.01, 0.07)),
@@ -49,10 +50,11 @@ LIGHTS = {
     "in fog": ((0.5, 0.6), (0.0, 0.06), (0.70, 0.82)),
     "in the snow": ((0.5, 0.6), (0.0, 0.04), (0.95, 1.0)),
 }
+"""Light of a time or a place: name -> (hue range, saturation range, value range)."""
 
 
 def grey_name(value: float) -> str:
-    """The name that captions give to a grey of this value (0 black, 1 white)."""
+    """The name that captions give to a gray of this value (0 black, 1 white)."""
     return next(name for bound, name in GREYS if value < bound)
 
 
@@ -74,7 +76,7 @@ class Scene:
 def _background(rng: np.random.Generator, grey: float | None) -> tuple[tuple[float, float, float], str]:
     kind = 0.0 if grey is not None else rng.uniform()
     if kind < 0.5:
-        # half of the free greys at the ends, where the last timestep matters most
+        # half of the free grays at the ends, where the last timestep matters most
         value = grey if grey is not None else rng.choice([rng.uniform(), rng.beta(0.35, 0.35)])
         return (value, value, value), f"{grey_name(value)} background"
     if kind < 0.82:
@@ -94,12 +96,13 @@ def _background(rng: np.random.Generator, grey: float | None) -> tuple[tuple[flo
 def sample_scene(rng: np.random.Generator, *, grey: float | None = None, empty: bool | None = None) -> Scene:
     """Draws a scene's facts.
 
-    :param grey: the value (0..1) of a grey background; None draws any background.
-    :param empty: True for no shape, False for a shape, None for one in most pictures.
+    Args:
+        grey: the value (0..1) of a gray background; None draws any background.
+        empty: True for no shape, False for a shape, None for one in most pictures.
     """
     background, background_name = _background(rng, grey)
-    gradient = tuple(rng.uniform(-0.06, 0.06, 2)) if rng.uniform() < 0.3 else (0.0, 0.0)
-    scene = Scene(background, background_name, gradient=gradient)
+    gradient_x, gradient_y = rng.uniform(-0.06, 0.06, 2) if rng.uniform() < 0.3 else (0.0, 0.0)
+    scene = Scene(background, background_name, gradient=(gradient_x, gradient_y))
     if empty or (empty is None and rng.uniform() < 0.15):
         return scene
     while True:
@@ -108,15 +111,19 @@ def sample_scene(rng: np.random.Generator, *, grey: float | None = None, empty: 
             hue, saturation, value = COLOURS[colour_name]
             colour = colorsys.hsv_to_rgb(hue, saturation, value * rng.uniform(0.92, 1.03))
         else:
-            colour = ({"white": 0.98, "black": 0.02, "gray": 0.5}[colour_name],) * 3
+            value = {"white": 0.98, "black": 0.02, "gray": 0.5}[colour_name]
+            colour = (value, value, value)
         if math.dist(colour, background) > 0.35:  # a shape that cannot be seen teaches nothing
             break
+    red, green, blue = colour
+    shape = str(rng.choice(SHAPES))
+    x, y = rng.uniform(0.36, 0.64, 2)
     return replace(
         scene,
-        shape=str(rng.choice(SHAPES)),
+        shape=shape,
         colour_name=colour_name,
-        colour=tuple(min(c, 1.0) for c in colour),
-        centre=tuple(rng.uniform(0.36, 0.64, 2)),
+        colour=(min(red, 1.0), min(green, 1.0), min(blue, 1.0)),
+        centre=(x, y),
         radius=rng.uniform(0.16, 0.25),
         angle=rng.uniform(-0.25, 0.25),
     )
@@ -125,7 +132,8 @@ def sample_scene(rng: np.random.Generator, *, grey: float | None = None, empty: 
 def caption(scene: Scene, rng: np.random.Generator, *, say_background: bool | None = None) -> str:
     """A caption that is true of the scene.
 
-    :param say_background: whether it names the background; None: two times of three.
+    Args:
+        say_background: whether it names the background; None: two times of three.
     """
     where = scene.background_name
     names_it = where if where.endswith("background") else f"a scene {where}"
@@ -165,8 +173,9 @@ def _outline(shape: str, radius: float, angle: float) -> list[tuple[float, float
 def draw(scene: Scene, *, style: str = "plain", size: int = SIZE) -> Image.Image:
     """Draws a scene as an RGB picture of size x size pixels.
 
-    :param style: "plain": filled shapes; "outlined": shapes as thick lines with a small filled core, the style that the
-        second UNet learns; "shadow": filled shapes with a shadow beside them, the style that the LoRA learns.
+    Args:
+        style: "plain": filled shapes; "outlined": shapes as thick lines with a small filled core, the style that the
+            second UNet learns; "shadow": filled shapes with a shadow beside them, the style that the LoRA learns.
     """
     full = size * OVERSAMPLING
     steps = np.linspace(-0.5, 0.5, full, dtype=np.float32)
@@ -175,13 +184,13 @@ def draw(scene: Scene, *, style: str = "plain", size: int = SIZE) -> Image.Image
     picture = Image.fromarray(np.round(base * 255).astype(np.uint8), "RGB")
     if scene.shape is not None:
         pen = ImageDraw.Draw(picture)
-        colour = tuple(round(c * 255) for c in scene.colour)
+        colour = _paint(scene.colour)
         if style == "shadow":
-            shade = tuple(round(c * 255 * 0.55) for c in scene.background)
+            shade = _paint(scene.background, 0.55)
             _fill(pen, scene, shade, full, offset=0.06)
         if style == "outlined":
             _fill(pen, scene, colour, full)
-            inside = tuple(round(c * 255) for c in scene.background)
+            inside = _paint(scene.background)
             _fill(pen, scene, inside, full, scale=0.68)
             _fill(pen, scene, colour, full, scale=0.3)
         else:
@@ -189,19 +198,27 @@ def draw(scene: Scene, *, style: str = "plain", size: int = SIZE) -> Image.Image
     return picture.resize((size, size), Image.Resampling.BOX)
 
 
-def _fill(pen: ImageDraw.ImageDraw, scene: Scene, colour: tuple, full: int, *, scale=1.0, offset=0.0) -> None:
+def _paint(colour: tuple[float, float, float], light: float = 1.0) -> Paint:
+    red, green, blue = (round(c * 255 * light) for c in colour)
+    return red, green, blue
+
+
+def _fill(
+    pen: ImageDraw.ImageDraw, scene: Scene, colour: Paint, full: int, *, scale: float = 1.0, offset: float = 0.0
+) -> None:
     x, y = ((c + offset) * full for c in scene.centre)
     radius = scene.radius * full * scale
     if scene.shape == "circle":
         pen.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
-    else:
+    elif scene.shape is not None:
         pen.polygon([(x + dx, y + dy) for dx, dy in _outline(scene.shape, radius, scene.angle)], fill=colour)
 
 
 def dataset(count: int, seed: int, *, style: str = "plain", start: int = 0) -> tuple[np.ndarray, list[str]]:
     """Pictures number `start` to `start + count` of the seed's endless data set.
 
-    :returns: uint8 [count, SIZE, SIZE, 3] and the captions.
+    Returns:
+        uint8 [count, SIZE, SIZE, 3] and the captions.
     """
     pictures = np.empty((count, SIZE, SIZE, 3), dtype=np.uint8)
     captions = []
@@ -216,7 +233,7 @@ def dataset(count: int, seed: int, *, style: str = "plain", start: int = 0) -> t
 def evaluation_set(count: int, seed: int, *, style: str = "plain") -> tuple[np.ndarray, list[str]]:
     """Captions whose backgrounds cover the brightness range evenly, and a picture true of each.
 
-    Every caption names its background, a grey; the shape and everything else are free. Shapes as in `dataset`.
+    Every caption names its background, a gray; the shape and everything else are free. Shapes as in `dataset`.
     """
     pictures = np.empty((count, SIZE, SIZE, 3), dtype=np.uint8)
     captions = []

@@ -5,23 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from safetensors.torch import load_file
 
+from lib_oms.devices import channels_last
 from lib_oms.embedded import MODEL_DIR
 from lib_oms.embedded.lora import merge_lora
 from lib_oms.errors import OMSError
 
 LORA_FILE = "embedded-shadow.safetensors"
-#: What `--model` offers: the model itself, one fine-tuned in another style, and the model with a LoRA.
 VARIANTS = ("main", "second", "lora")
+"""What `--model` offers: the model itself, one fine-tuned in another style, and the model with a LoRA."""
 
 
 def load_pipeline(variant: str = "main", folder: Path = MODEL_DIR) -> StableDiffusionPipeline:
     """The embedded model in float32 on the CPU.
 
-    :param variant: one of VARIANTS.
-    :raises OMSError: for another variant, or where the folder does not hold the model.
+    Args:
+        variant: one of VARIANTS.
+
+    Raises:
+        OMSError: for another variant, or where the folder does not hold the model.
     """
     if variant not in VARIANTS:
         raise OMSError(f"the embedded model has no variant {variant!r}; there are {', '.join(VARIANTS)}")
@@ -39,6 +44,6 @@ def load_pipeline(variant: str = "main", folder: Path = MODEL_DIR) -> StableDiff
     if variant == "lora":
         merge_lora(pipe.unet, load_file(folder / "lora" / LORA_FILE))
     for part in (pipe.unet, pipe.vae):
-        part.to(memory_format=torch.channels_last)  # convolutions on a CPU take half the time
+        channels_last(part)
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -22,7 +22,8 @@ class _LowRank(torch.nn.Module):
 class LoRALayers:
     """Low-rank additions to every convolution and projection of a denoiser's blocks.
 
-    :param unet: changed in place: its weights are parametrized, and only the additions are trained.
+    Args:
+        unet: changed in place: its weights are parametrized, and only the additions are trained.
     """
 
     def __init__(self, unet: torch.nn.Module, rank: int) -> None:
@@ -57,8 +58,11 @@ class LoRALayers:
 def merge_lora(unet: torch.nn.Module, tensors: dict[str, torch.Tensor], weight: float = 1.0) -> None:
     """Adds a LoRA to a denoiser's weights in place; merge with -weight to take it out again.
 
-    :param tensors: as `LoRALayers.state_dict` gives them.
-    :raises KeyError: for a layer that the denoiser does not have.
+    Args:
+        tensors: as `LoRALayers.state_dict` gives them.
+
+    Raises:
+        KeyError: for a layer that the denoiser does not have.
     """
     layers = dict(unet.named_modules())
     with torch.no_grad():

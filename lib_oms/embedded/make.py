@@ -13,13 +13,13 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -27,6 +27,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from lib_oms.devices import channels_last
 from lib_oms.embedded import LATENTS, MODEL_DIR, draw
 from lib_oms.embedded.build import (
     TEXT_WIDTH,
@@ -50,6 +51,8 @@ UNET_STEPS, UNET_SCHEDULE = 1_500, 1_800
 STYLE_STEPS = 150
 LORA_STEPS = 150
 PSI_STEPS = 800
+Loss = Callable[[int], torch.Tensor]
+"""The loss of a step, by the step's number."""
 
 
 def to_tensor(pictures: np.ndarray) -> torch.Tensor:
@@ -65,14 +68,20 @@ def cosine(step: int, steps: int, *, warmup: int = 50, floor: float = 0.02) -> f
 
 
 def training_steps(
-    title: str, parameters: list[torch.nn.Parameter], rate: float, steps: int, loss_of, schedule: int | None = None
+    title: str,
+    parameters: list[torch.nn.Parameter],
+    rate: float,
+    steps: int,
+    loss_of: Loss,
+    schedule: int | None = None,
 ) -> Iterator[tuple[int, float]]:
     """AdamW with a cosine rate; `loss_of(step)` gives a step's loss. Yields (step, loss) after every step.
 
-    :param schedule: how many steps the cosine is laid out over; None: as many as are run.
+    Args:
+        schedule: how many steps the cosine is laid out over; None: as many as are run.
     """
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=1e-3, betas=(0.9, 0.99))
-    running = None
+    running: float | None = None
     with tqdm(range(steps), desc=title, mininterval=5) as bar:
         for step in bar:
             for group in optimizer.param_groups:
@@ -88,11 +97,6 @@ def training_steps(
             yield step, value
 
 
-def channels_last(module: torch.nn.Module) -> torch.nn.Module:
-    """Convolutions on a CPU take half the time in this memory format."""
-    return module.to(memory_format=torch.channels_last)
-
-
 # --- VAE ---------------------------------------------------------------------------------------------------------
 
 
@@ -101,7 +105,7 @@ def train_vae(seed: int, steps_small: int, steps_full: int) -> AutoencoderKL:
     torch.manual_seed(seed)
     vae = channels_last(build_vae()).train()
 
-    def loss_of(size: int, batch: int, offset: int):
+    def loss_of(size: int, batch: int, offset: int) -> Loss:
         def loss(step: int) -> torch.Tensor:
             numbers = range(offset + step * batch, offset + (step + 1) * batch)
             scenes = [draw.sample_scene(np.random.default_rng((seed, 7, number))) for number in numbers]
@@ -137,7 +141,8 @@ def channels_last_tensor(x: torch.Tensor) -> torch.Tensor:
 def encode_pictures(vae: AutoencoderKL, pictures: np.ndarray, title: str) -> torch.Tensor:
     """Scaled latents [N, 4, 32, 32] (the posterior's mean), kept in half precision."""
     parts = [
-        vae.encode(channels_last_tensor(to_tensor(pictures[i : i + 8]))).latent_dist.mode() * vae.config.scaling_factor
+        vae.encode(channels_last_tensor(to_tensor(pictures[i : i + 8]))).latent_dist.mode()
+        * vae.config["scaling_factor"]
         for i in tqdm(range(0, len(pictures), 8), desc=f"latents, {title}", mininterval=5)
     ]
     return torch.cat(parts).half().contiguous()
@@ -147,7 +152,8 @@ def drawn_latents(work: Path, vae: AutoencoderKL, count: int, seed: int, style: 
     """The latents and captions of a drawn data set, kept in the work folder for the stages that follow."""
     file = work / f"latents-{style}-{count}-{seed}.safetensors"
     if not file.exists():
-        latents, captions = [], []
+        latents: list[torch.Tensor] = []
+        captions: list[str] = []
         for start in range(0, count, 1000):  # a thousand pictures take 200 MB
             pictures, texts = draw.dataset(min(1000, count - start), seed, style=style, start=start)
             latents.append(encode_pictures(vae, pictures, f"{style} {start}"))
@@ -223,7 +229,9 @@ def embed_captions(
 # --- Denoiser ----------------------------------------------------------------------------------------------------
 
 
-def denoising_loss(unet, latents: torch.Tensor, table: torch.Tensor, rows: torch.Tensor, seed: int, batch: int):
+def denoising_loss(
+    unet: UNet2DConditionModel, latents: torch.Tensor, table: torch.Tensor, rows: torch.Tensor, seed: int, batch: int
+) -> Loss:
     """The loss of epsilon prediction at a random timestep; one caption in ten is left out, for guidance."""
     scheduler = build_scheduler()
     generator = torch.Generator().manual_seed(seed)
@@ -234,7 +242,7 @@ def denoising_loss(unet, latents: torch.Tensor, table: torch.Tensor, rows: torch
         noise = torch.randn(x_0.shape, generator=generator)
         timestep = torch.randint(1000, (batch,), generator=generator)
         row = torch.where(torch.rand(batch, generator=generator) < 0.1, len(table) - 1, rows[pick])
-        x_t = scheduler.add_noise(x_0, noise, timestep)
+        x_t = scheduler.add_noise(x_0, noise, timestep)  # type: ignore[arg-type]  # any integers do, not IntTensor alone
         predicted = unet(channels_last_tensor(x_t), timestep, table[row].float(), return_dict=False)[0]
         return F.mse_loss(predicted, noise)
 
@@ -247,12 +255,13 @@ def average_decay(steps: int, decay: float) -> float:
 
 
 def train_unet(
-    unet: UNet2DConditionModel, latents, table, rows, seed: int, steps: int, rate: float, title: str, decay: float,
-    snapshot: Path, schedule: int | None = None,
+    unet: UNet2DConditionModel, latents: torch.Tensor, table: torch.Tensor, rows: torch.Tensor, seed: int, steps: int,
+    rate: float, title: str, decay: float, snapshot: Path, schedule: int | None = None,
 ) -> UNet2DConditionModel:  # fmt: skip
     """Trains all of a denoiser and returns it with the moving average of its weights.
 
-    :param snapshot: where the average is written every 300 steps, for whoever wants to look before the end.
+    Args:
+        snapshot: where the average is written every 300 steps, for whoever wants to look before the end.
     """
     unet = channels_last(unet).train()
     average = AveragedModel(unet, avg_fn=lambda kept, new, steps: kept.lerp(new, 1 - average_decay(int(steps), decay)))
@@ -265,7 +274,9 @@ def train_unet(
     return unet.eval()
 
 
-def train_lora(unet: UNet2DConditionModel, latents, table, rows, seed: int, steps: int) -> dict[str, torch.Tensor]:
+def train_lora(
+    unet: UNet2DConditionModel, latents: torch.Tensor, table: torch.Tensor, rows: torch.Tensor, seed: int, steps: int
+) -> dict[str, torch.Tensor]:
     """Trains low-rank additions to a frozen denoiser; returns them under diffusers' names."""
     torch.manual_seed(seed)
     unet = channels_last(unet).train().requires_grad_(False)

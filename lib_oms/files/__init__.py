@@ -1,6 +1,6 @@
 """Files before anything trusts them: the headers of .safetensors files, what they tell of latents, and small JSON.
 
-Nothing here knows what an OMS module is.
+Nothing here knows what an OMS model is.
 """
 
 from lib_oms.files.disk import json_object, read_json, written_whole

@@ -10,6 +10,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from lib_oms.errors import ModuleFileError
 
@@ -165,7 +166,7 @@ def _tensor(path: Path, name: str, entry: object) -> tuple[TensorInfo, int, int]
     return TensorInfo(dtype, tuple(shape)), begin, end
 
 
-def _sizes(values: object) -> bool:
+def _sizes(values: object) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(
         isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 for value in values
     )

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -23,7 +24,6 @@ from lib_oms.judging import metrics
 from lib_oms.pipeline import OneMoreStep
 
 BATCH = 25
-#: name: (diffusers' scheduler, its options)
 SAMPLERS: dict[str, tuple[str, dict]] = {
     "DDIM": ("DDIMScheduler", {}),
     "DDPM": ("DDPMScheduler", {}),
@@ -35,19 +35,20 @@ SAMPLERS: dict[str, tuple[str, dict]] = {
     "UniPC": ("UniPCMultistepScheduler", {}),
     "PNDM": ("PNDMScheduler", {"skip_prk_steps": True}),
 }
-#: The main prompt of the test of obedience: it names no background.
+"""Name: (diffusers' scheduler, its options)."""
 OBEDIENCE_PROMPT = "a circle"
-#: Grey backgrounds from black to white: the middle of what each name means.
+"""The main prompt of the test of obedience: it names no background."""
 LADDER = {
     f"{name} background": (low + min(high, 1.0)) / 2
     for low, (high, name) in zip([0.0, *(bound for bound, _ in draw.GREYS)], draw.GREYS, strict=False)
 }
+"""Gray backgrounds from black to white: the middle of what each name means."""
 ASKED_COLOURS = ("red", "green", "blue", "yellow")
 
 
 @dataclass
 class Evaluation:
-    """What was measured. Distances in grey levels (0..255), means and ranges 0..1."""
+    """What was measured. Distances in gray levels (0..255), means and ranges 0..1."""
 
     model: str
     sampler: str
@@ -72,8 +73,14 @@ class Evaluation:
 class Painter:
     """Makes pictures with and without One More Step from the same noise.
 
-    :param cfg: the guidance scale of the main model.
-    :param scale: the guidance scale of One More Step.
+    Args:
+        variant: one of `load.VARIANTS`.
+        sampler: one of SAMPLERS.
+        cfg: the guidance scale of the main model.
+        scale: the guidance scale of One More Step.
+
+    Raises:
+        OMSError: there is no such sampler or variant, or the folder does not hold the embedded model.
     """
 
     def __init__(
@@ -86,9 +93,11 @@ class Painter:
         self._pipe.scheduler = getattr(diffusers, name).from_config(self._pipe.scheduler.config, **options)
         self._oms = OneMoreStep.from_pretrained(folder, dtype=torch.float32)
         self._steps, self._cfg, self._scale, self._seed = steps, cfg, scale, seed
-        self.progress: Callable[[int], None] = lambda pictures: None
+        self.progress: Callable[[int], object] = lambda pictures: None
 
-    def paint(self, prompts: list[str], *, oms: bool, oms_prompts: list[str] | None = None, first: int = 0):
+    def paint(
+        self, prompts: list[str], *, oms: bool, oms_prompts: list[str] | None = None, first: int = 0
+    ) -> np.ndarray:
         """Pictures [B, H, W, 3], 0..1; picture i starts from the noise of number `first + i`."""
         parts = []
         for start in range(0, len(prompts), BATCH):
@@ -96,7 +105,7 @@ class Painter:
             generators = [
                 torch.Generator().manual_seed(self._seed * 1_000_003 + first + index) for index in range(start, end)
             ]
-            options = {
+            options: dict[str, Any] = {
                 "prompt": prompts[start:end],
                 "generator": generators,
                 "num_inference_steps": self._steps,

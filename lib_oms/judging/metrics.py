@@ -1,4 +1,4 @@
-"""Numbers that judge pictures: how bright they are, of what colour, and how their distribution differs from data's.
+"""Numbers that judge pictures: how bright they are, of what color, and how their distribution differs from data's.
 
 Pictures are float arrays or tensors [B, H, W, 3] with values 0..1 throughout. Brightness is the mean over pixels and
 channels, as in the paper (section 5.1, "mean value").
@@ -18,7 +18,7 @@ def picture_means(pictures: np.ndarray) -> np.ndarray:
 
 
 def wasserstein(means: np.ndarray, data_means: np.ndarray) -> float:
-    """Wasserstein-1 distance of two distributions of brightness (0..1), in grey levels of 0..255 as in the paper."""
+    """Wasserstein-1 distance of two distributions of brightness (0..1), in gray levels of 0..255 as in the paper."""
     return float(stats.wasserstein_distance(np.asarray(means) * 255, np.asarray(data_means) * 255))
 
 
@@ -30,7 +30,7 @@ def spearman(asked: np.ndarray, measured: np.ndarray) -> float:
 
 
 def background_colours(pictures: np.ndarray, border: float = 0.08) -> np.ndarray:
-    """Each picture's background colour, [B, 3]: the median of a frame `border` of the picture's side wide."""
+    """Each picture's background color, [B, 3]: the median of a frame `border` of the picture's side wide."""
     pictures = np.asarray(pictures)
     edge = max(1, round(border * pictures.shape[1]))
     frame = np.ones(pictures.shape[1:3], dtype=bool)
@@ -39,5 +39,5 @@ def background_colours(pictures: np.ndarray, border: float = 0.08) -> np.ndarray
 
 
 def nearest_colour(colour: np.ndarray, names: Mapping[str, tuple[float, float, float]]) -> str:
-    """The name whose RGB value (0..1) is nearest to the colour in the Euclidean sense."""
+    """The name whose RGB value (0..1) is nearest to the color in the Euclidean sense."""
     return min(names, key=lambda name: float(np.sum((np.asarray(names[name]) - colour) ** 2)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -68,8 +68,9 @@ def histogram(pictures: Pictures, result: Evaluation, path: Path) -> Path:
     )
     for label, images, colour, filled in kinds:
         means = metrics.picture_means(images) * 255
-        kind = {"histtype": "stepfilled", "alpha": 0.35} if filled else {"histtype": "step", "linewidth": 1.8}
-        axes.hist(means, bins=bins, log=True, color=colour, label=label, **kind)
+        line: dict[str, Any] = {"histtype": "step", "linewidth": 1.8}
+        kind = {"histtype": "stepfilled", "alpha": 0.35} if filled else line
+        axes.hist(means, bins=bins.tolist(), log=True, color=colour, label=label, **kind)
     axes.set_xlabel("mean of a picture (0 to 255)")
     axes.set_ylabel("pictures")
     axes.set_title(

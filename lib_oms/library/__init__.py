@@ -1,4 +1,4 @@
-"""OMS modules on disk and on the hub: which there are and what they fit, their text encoders, and how they come here.
+"""OMS models on disk and on the hub: which there are and what they fit, their text encoders, and how they come here.
 
 A `ModuleEntry` is one of them, told by its headers; `Places` are where to look for what it reads.
 """

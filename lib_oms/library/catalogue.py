@@ -1,4 +1,4 @@
-"""The OMS modules that are published, and the repositories that hold the text encoders they read.
+"""The OMS models that are published, and the repositories that hold the text encoders they read.
 
 Nothing but these is ever downloaded: a name from a page, an API or a downloaded config is looked up here.
 """
@@ -50,4 +50,4 @@ def published(name: object) -> Published:
             return module
     shown = repr(name)
     shown = shown if len(shown) <= 100 else shown[:97] + "..."
-    raise SettingError(f"no module {shown} is published; there are {', '.join(module.name for module in MODULES)}")
+    raise SettingError(f"no OMS model {shown} is published; there are {', '.join(module.name for module in MODULES)}")

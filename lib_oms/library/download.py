@@ -169,7 +169,7 @@ def _module_weights(repository: str, files: dict[str, RemoteFile]) -> str:
     others = [path for path in files if path.endswith(".safetensors")]
     if len(others) != 1:
         raise hub.Refused(
-            f"{hub.endpoint()}/{repository}: holds no OMS module any more, but {len(others)} .safetensors files "
+            f"{hub.endpoint()}/{repository}: holds no OMS model any more, but {len(others)} .safetensors files "
             "that could be anything"
         )
     return others[0]
@@ -258,7 +258,7 @@ def _put_in_place(part: _Part, root: Path) -> None:
         problem = _problem(stage)
         if problem:
             shutil.rmtree(stage, ignore_errors=True)
-            raise DownloadError(f"what the repository holds is no usable OMS module, so it was thrown away: {problem}")
+            raise DownloadError(f"what the repository holds is no usable OMS model, so it was thrown away: {problem}")
     try:
         for path in [path for path in stage.rglob("*") if path.is_file()]:
             if path.relative_to(stage).as_posix() not in part.files:  # of a version that has been replaced since
@@ -267,9 +267,9 @@ def _put_in_place(part: _Part, root: Path) -> None:
         if not part.place.exists():
             stage.replace(part.place)
             return
-        for path in part.files:  # config files first: weights without their config could not be told
-            (part.place / path).parent.mkdir(parents=True, exist_ok=True)
-            (stage / path).replace(part.place / path)
+        for name in part.files:  # config files first: weights without their config could not be told
+            (part.place / name).parent.mkdir(parents=True, exist_ok=True)
+            (stage / name).replace(part.place / name)
         for path in _weights_of_old(part):
             path.unlink(missing_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The OMS modules on disk: found and told apart, from headers and configs only.
+"""The OMS models on disk: found and told apart, from headers and configs only.
 
 A name that came from a page or an API is never made a path: it is compared with the names of what was found
 (lib_oms/webui/offer.py).
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -94,7 +95,7 @@ def identify(path: str | os.PathLike[str]) -> tuple[str, str]:
     """The latents and the text encoder of one module, as in its ModuleEntry; for a path that a program was given.
 
     Raises:
-        ModuleFileError: not an OMS module.
+        ModuleFileError: not an OMS model.
     """
     module = inspect_module(path)
     encoder, _ = _text_encoder(module)
@@ -193,7 +194,9 @@ def _is_link(entry: os.DirEntry[str]) -> bool:
     """A link, or what Windows has of the kind besides."""
     if entry.is_symlink():
         return True
-    return os.name == "nt" and entry.stat(follow_symlinks=False).st_reparse_tag == stat.IO_REPARSE_TAG_MOUNT_POINT
+    if sys.platform == "win32":
+        return entry.stat(follow_symlinks=False).st_reparse_tag == stat.IO_REPARSE_TAG_MOUNT_POINT
+    return False
 
 
 def _is_module_folder(folders: Collection[str], files: Collection[str]) -> bool:
@@ -275,7 +278,7 @@ def _latents(module: ModuleFile, encoder: str, name: str) -> tuple[str, str]:
     for part in _published_as(module, name):
         if part in _PUBLISHED:
             return _PUBLISHED[part], f"published as {part}"
-    return UNKNOWN, f"neither metadata {LATENTS_KEY} nor a published name, and base modules' tensors are all alike"
+    return UNKNOWN, f"neither metadata {LATENTS_KEY} nor a published name, and base OMS models have the same tensors"
 
 
 def _published_as(module: ModuleFile, name: str) -> Iterator[str]:

@@ -52,7 +52,8 @@ class Remembered:
 
     def find(self, wanted: str, modules: Iterable[Path]) -> Path | None:
         """The first of the modules' paths with this fingerprint."""
-        known, fresh = self._read(), {}
+        known: dict[str, object] = self._read()
+        fresh: dict[str, object] = {}
         try:
             for path in modules:
                 with suppress(ModuleFileError, OSError):

@@ -135,9 +135,9 @@ def _grow(file: RemoteFile, part: Path, gained: Callable[[int], None], cancelled
     tries = 0
     error: Exception | None = None
     while _size(part) < file.size or not part.exists():
-        if tries >= _TRIES:
-            raise _cut(file, _size(part), error) from error
         if error is not None:
+            if tries >= _TRIES:
+                raise _cut(file, _size(part), error) from error
             _wait(_PAUSE * 2**tries, file, cancelled)
         if cancelled():
             raise Cancelled(_cancelled_message(file))
@@ -332,7 +332,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def _cut(file: RemoteFile, have: int, error: Exception | None) -> DownloadError:
+def _cut(file: RemoteFile, have: int, error: Exception) -> DownloadError:
     status = _status(error)
     if have == 0 or (status is not None and status >= 500):
         return _translated(error, file.repository)

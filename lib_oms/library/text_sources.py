@@ -100,7 +100,7 @@ class Finder:
             wrong = _wrong_in(own, kind, width)
             if wrong:
                 raise ModuleFileError(
-                    f"the OMS module {entry.name!r} cannot use its own text encoder: {wrong}. Put the right one there, "
+                    f"the OMS model {entry.name!r} cannot use its own text encoder: {wrong}. Put the right one there, "
                     "or delete it and press Download in the accordion"
                 )
             return _folder_source(own, kind)
@@ -163,9 +163,9 @@ def find_tokenizer(vocabulary: int, places: Places) -> Callable[[], Any] | None:
     """
     for folder in (*_tokenizer_folders(places), *places.tokenizers):
         if _count_tokens(folder) == vocabulary:
-            return lambda folder=folder: load_tokenizer(folder, _PAD)
+            return partial(load_tokenizer, folder, _PAD)
     packaged = find_vocabulary()
-    return None if packaged is None else lambda: packaged_tokenizer(packaged, vocabulary, _PAD)
+    return None if packaged is None else partial(packaged_tokenizer, packaged, vocabulary, _PAD)
 
 
 def _wrong_in(folder: Path, kind: str, width: int) -> str:
@@ -174,7 +174,7 @@ def _wrong_in(folder: Path, kind: str, width: int) -> str:
         its = encoder_width(folder, kind)
     except ModuleFileError as error:
         return str(error)
-    return "" if its == width else f"that in {folder} is of width {its}, the module reads {width}"
+    return "" if its == width else f"that in {folder} is of width {its}, the OMS model reads {width}"
 
 
 def _folder_source(folder: Path, kind: str) -> TextSource:
@@ -364,9 +364,10 @@ def _without_tokenizer(own: Path, kind: str, width: int, places: Places) -> tupl
     if kind != "openclip" or not places.folders:
         return None
     put = places.folders[0] / TEXT_ENCODERS_FOLDER / kind / "tokenizer"
-    tower = None if places.loaded is None else _loaded_tower(places.loaded)
-    if tower is not None and tower.config["hidden_size"] == width:
-        return f"the loaded model {places.loaded.name}", put
+    if places.loaded is not None:
+        lent = _loaded_tower(places.loaded)
+        if lent is not None and lent.config["hidden_size"] == width:
+            return f"the loaded model {places.loaded.name}", put
     towers = ((path, checkpoint_tower(path)) for path in checkpoint_files(places.checkpoints))
     return next(((str(path), put) for path, tower in towers if tower is not None and tower.width == width), None)
 
@@ -377,14 +378,14 @@ def _nowhere(entry: ModuleEntry, lonely: tuple[str, Path] | None, tried: list[st
     if lonely is not None:
         where, put = lonely
         return (
-            f"the OMS module {entry.name!r} needs its text encoder ({kind}), and only its tokenizer is missing: "
+            f"the OMS model {entry.name!r} needs its text encoder ({kind}), and only its tokenizer is missing: "
             f"{where} holds the text encoder. Press Download in the accordion, run `python -m lib_oms download "
             f"text-encoder-{kind}`, or put vocab.json and merges.txt out of the folder tokenizer of one of "
             f"{', '.join(repositories)} into {put}. Looked for in {', '.join(tried)}"
         )
     instead = ", put any SD2.x checkpoint (.safetensors) among the WebUI's models" if kind == "openclip" else ""
     return (
-        f"the OMS module {entry.name!r} needs its text encoder ({kind}): press Download in the accordion or run "
+        f"the OMS model {entry.name!r} needs its text encoder ({kind}): press Download in the accordion or run "
         f"`python -m lib_oms download text-encoder-{kind}`{instead}, or put its folders from one of "
         f"{', '.join(repositories)} beside oms_module. Looked for in {', '.join(tried)}"
     )

@@ -66,7 +66,7 @@ _MOST_BLOCKS = 6
 
 @dataclass(frozen=True)
 class OMSUNetConfig:
-    """The shape of an OMS module. Tuples hold one entry per resolution, highest resolution first.
+    """The shape of an OMS model. Tuples hold one entry per resolution, highest resolution first.
 
     `num_attention_heads` is what the published config.json calls attention_head_dim: diffusers reads that key as the
     number of heads. Raises OMSError (a ValueError) for values that make no network, naming key and value.
@@ -154,12 +154,12 @@ class OMSUNetConfig:
         """
         class_name = raw.get("_class_name")
         if class_name not in _CLASSES:
-            raise OMSError(f"_class_name is {class_name!r}; an OMS module's is {AUTHORS_CLASS!r}")
+            raise OMSError(f"_class_name is {class_name!r}; an OMS model's is {AUTHORS_CLASS!r}")
         refused = _FIXED if class_name == AUTHORS_CLASS else {**_FIXED, **_CONDITIONS}
         for key, allowed in refused.items():
             value = raw.get(key, allowed[0])
             if any(item not in allowed for item in (value if isinstance(value, (list, tuple)) else (value,))):
-                raise OMSError(f"{key} is {value!r}, which no OMS module has; allowed is {_or(allowed)}")
+                raise OMSError(f"{key} is {value!r}, which no OMS model has; allowed is {_or(allowed)}")
 
         widths = raw.get("block_out_channels")
         if not isinstance(widths, (list, tuple)) or not 1 <= len(widths) <= _MOST_BLOCKS:

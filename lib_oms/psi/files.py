@@ -1,4 +1,4 @@
-"""OMS modules as files: where the weights and the config lie, and writing them whole or not at all.
+"""OMS models as files: where the weights and the config lie, and writing them whole or not at all.
 
 Known are the published folder (config.json beside diffusion_pytorch_model[.fp16].safetensors, with or without the
 oms_module/ level) and one .safetensors file, whose metadata may hold the config. Only headers are read here.
@@ -29,7 +29,7 @@ _PARTS = ("conv_in.", "down_blocks.", "mid_block.", "up_blocks.", "conv_norm_out
 
 @dataclass(frozen=True)
 class ModuleFile:
-    """One whole OMS module on disk, as far as its headers tell.
+    """One whole OMS model on disk, as far as its headers tell.
 
     config is the architecture; raw_config is what it was read from (empty where the file had none); source says where
     that was, for messages; metadata is the file's own without format and config.
@@ -48,7 +48,7 @@ def inspect_module(path: str | os.PathLike[str], *, prefer_fp16: bool = False) -
     """Find a module folder or file, read its headers, and check that it holds every tensor its config asks for.
 
     Raises:
-        ModuleFileError: nothing there, or not a whole OMS module; names the file and, where one is at fault, the
+        ModuleFileError: nothing there, or not a whole OMS model; names the file and, where one is at fault, the
             first offending tensor and what was expected.
     """
     path = Path(path)
@@ -61,7 +61,7 @@ def inspect_module(path: str | os.PathLike[str], *, prefer_fp16: bool = False) -
     raw, source = _find_config(folder, weights, header)
     try:
         if raw is None:
-            config, raw, source = _recognise(weights, header), {}, "the published architecture of these widths"
+            config, raw, source = _recognize(weights, header), {}, "the published architecture of these widths"
         else:
             config = OMSUNetConfig.from_dict(raw)
     except ModuleFileError:
@@ -90,7 +90,7 @@ def _locate(path: Path, prefer_fp16: bool) -> tuple[Path | None, Path]:
             if (folder / name).is_file():
                 return folder, folder / name
         raise ModuleFileError(
-            f"{folder}: holds no OMS module; expected {CONFIG_NAME} and {WEIGHTS_NAME} or {FP16_WEIGHTS_NAME}"
+            f"{folder}: holds no OMS model; expected {CONFIG_NAME} and {WEIGHTS_NAME} or {FP16_WEIGHTS_NAME}"
             + (f", here or in {MODULE_FOLDER}/" if folder == path else "")
         )
     if not path.exists():
@@ -102,7 +102,7 @@ def _refuse_foreign(weights: Path, header: Header) -> None:
     for name, info in header.tensors.items():
         if not name.startswith(_PARTS) or ".time_emb_proj." in name:
             raise ModuleFileError(
-                f"{weights}: is {_guess(header)}, not an OMS module: it holds tensor {name[:160]!r} of shape "
+                f"{weights}: is {_guess(header)}, not an OMS model: it holds tensor {name[:160]!r} of shape "
                 f"{list(info.shape)}; expected only {', '.join(part + '*' for part in _PARTS)} without time embedding"
             )
 
@@ -161,7 +161,7 @@ def _check_tensors(module: ModuleFile) -> None:
             )
 
 
-def _recognise(weights: Path, header: Header) -> OMSUNetConfig:
+def _recognize(weights: Path, header: Header) -> OMSUNetConfig:
     """The config of a file that has none, if its widths are those of a published architecture."""
     published = {config.block_out_channels: config for config in (OMSUNetConfig.base(), OMSUNetConfig.large())}
     wide = (rf"down_blocks\.{block}\.resnets\.\d+\.(conv1|conv2|norm2)\.bias" for block in range(4))
@@ -173,7 +173,7 @@ def _recognise(weights: Path, header: Header) -> OMSUNetConfig:
         raise ModuleFileError(
             f"{weights}: its head counts cannot be told from its tensors (the first is {first[:160]!r}): without a "
             f"config only the widths {' and '.join(str(list(known)) for known in published)} are known, those of the "
-            f"published modules, and these are {list(widths)}. Add metadata {CONFIG_KEY!r} holding the module's "
+            f"published OMS models, and these are {list(widths)}. Add metadata {CONFIG_KEY!r} holding the OMS model's "
             "config.json as text, with at least block_out_channels, attention_head_dim (the number of heads), "
             f"cross_attention_dim and norm_num_groups, or put {CONFIG_NAME} and {WEIGHTS_NAME} in a folder"
         )
@@ -187,4 +187,3 @@ def _most_common(tensors: Mapping[str, TensorInfo], pattern: str, axis: int) -> 
         info.shape[axis] for name, info in tensors.items() if len(info.shape) > axis and matcher.fullmatch(name)
     )
     return sizes.most_common(1)[0][0] if sizes else None
-

@@ -1,4 +1,4 @@
-"""psi, the OMS module: a UNet from diffusers' blocks that knows no time step (arXiv 2311.15744, section 3.3).
+"""psi, the OMS model: a UNet from diffusers' blocks that knows no time step (arXiv 2311.15744, section 3.3).
 
 Published under the class name UNet2DConditionWoCTModel; the tensors have diffusers' names, so published files load.
 """
@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2DCrossAttn, get_down_block, get_up_block
@@ -45,7 +46,7 @@ class OMSUNet(nn.Module):
         self.metadata = dict(metadata or {})
         widths = config.block_out_channels
         last = len(widths) - 1
-        common = {
+        common: dict[str, Any] = {
             "temb_channels": None,
             "resnet_eps": config.norm_eps,
             "resnet_act_fn": "silu",
@@ -115,9 +116,9 @@ class OMSUNet(nn.Module):
             h, outputs = block(hidden_states=h, temb=None, **_text_for(block, text))
             skips.extend(outputs)
         h = self.mid_block(h, None, encoder_hidden_states=text)
-        for block in self.up_blocks:
-            own = tuple(skips[-len(block.resnets) :])
-            del skips[-len(block.resnets) :]
+        for block, layers in zip(self.up_blocks, reversed(self.config.layers_per_block), strict=True):
+            own = tuple(skips[-(layers + 1) :])
+            del skips[-(layers + 1) :]
             # The next skip's size, not twice this one's: a height that was odd on the way down must be so again.
             size = skips[-1].shape[2:] if skips else None
             h = block(
@@ -130,7 +131,7 @@ class OMSUNet(nn.Module):
             raise OMSError(f"latents have shape {list(latents.shape)}; expected [B, {self.config.in_channels}, h, w]")
         if text.ndim != 3 or text.shape[2] != self.config.cross_attention_dim:
             raise OMSError(
-                f"text embeddings have shape {list(text.shape)}; this module reads "
+                f"text embeddings have shape {list(text.shape)}; this OMS model reads "
                 f"[B, tokens, {self.config.cross_attention_dim}]: is it the right text encoder?"
             )
         if text.shape[0] not in (1, latents.shape[0]):
@@ -156,7 +157,7 @@ class OMSUNet(nn.Module):
                 is preferred.
 
         Raises:
-            ModuleFileError: not a whole OMS module; names the file, the first offending tensor and what was expected.
+            ModuleFileError: not a whole OMS model; names the file, the first offending tensor and what was expected.
         """
         dtype = dtype or torch.float32
         if not dtype.is_floating_point:

@@ -21,7 +21,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,9 @@ from lib_oms.text.files import has_vocabulary, load_model, load_tokenizer, model
 from lib_oms.text.prompt import parse_prompt
 from lib_oms.text.published import TEXT_ENCODERS
 from lib_oms.text.tower import POSITIONS, TextTower, Tower
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CACHED_CHUNKS = 128  # 40 MB of ViT-H, 81 MB of mixclip, in float32
 _CHUNKS_AT_ONCE = 8  # bounds the memory that a very long prompt takes
@@ -51,7 +54,8 @@ class TextEncoder(nn.Module):
 
     def __init__(self, towers: Sequence[TextTower], cached_chunks: int = CACHED_CHUNKS) -> None:
         super().__init__()
-        self.towers = nn.ModuleList(towers)
+        # A ModuleList, whose types say nothing of what kind its modules are.
+        self.towers = cast("Sequence[TextTower]", nn.ModuleList(towers))
         self._cache: OrderedDict[tuple[str, torch.dtype, str], Tensor] = OrderedDict()
         self._cached_chunks = cached_chunks
         self._lock = threading.RLock()  # the WebUI's page and API call from several threads
@@ -166,7 +170,7 @@ class OpenCLIPEncoder(TextEncoder):
         tokenizer: SD2.1's tokenizer, which pads with id 0.
     """
 
-    def __init__(self, text_model: nn.Module, tokenizer: Any, cached_chunks: int = CACHED_CHUNKS) -> None:
+    def __init__(self, text_model: PreTrainedModel, tokenizer: Any, cached_chunks: int = CACHED_CHUNKS) -> None:
         super().__init__([Tower(text_model, tokenizer, penultimate=False)], cached_chunks)
 
 
@@ -182,9 +186,9 @@ class MixClipEncoder(TextEncoder):
 
     def __init__(
         self,
-        text_model: nn.Module,
+        text_model: PreTrainedModel,
         tokenizer: Any,
-        text_model_2: nn.Module,
+        text_model_2: PreTrainedModel,
         tokenizer_2: Any,
         cached_chunks: int = CACHED_CHUNKS,
     ) -> None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,6 +19,9 @@ from torch import Tensor, nn
 
 from lib_oms.errors import ModuleFileError
 from lib_oms.files import FLOATS, Header, file_stamp, read_header, read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model.fp16.safetensors")
 _PREFIX = "text_model."
@@ -70,7 +73,7 @@ def _model_width(folder: Path, stamp: object) -> int:  # stamp only tells old an
 
 def load_model(
     folder: Path, *, projection: bool, dtype: torch.dtype | None, headers_only: bool = False
-) -> nn.Module:
+) -> PreTrainedModel:
     """The CLIP text model in a folder of transformers' layout, on the CPU; float32 if no dtype is given.
 
     With `headers_only` it is built without weights, on "meta", which finds out everything that headers can tell.
@@ -80,12 +83,11 @@ def load_model(
     """
     weights = weights_name(folder) or WEIGHTS[0]
     try:
-        config = read_json(folder / "config.json")
-        model_type = config.get("model_type")
+        told = read_json(folder / "config.json")
+        model_type = told.get("model_type")
         if model_type not in ("clip_text_model", "clip"):
             raise ModuleFileError(f"{folder}/config.json is of a {model_type!r:.99} model; a CLIP text model is needed")
-        if model_type == "clip":
-            config = config.get("text_config")
+        config = told.get("text_config") if model_type == "clip" else told
         headers = _headers(folder, weights)
         names = {
             name: file for file, header in headers for name, info in header.tensors.items() if info.dtype in FLOATS
@@ -111,7 +113,7 @@ def build_model(
     projection: bool,
     dtype: torch.dtype | None,
     source: str,
-) -> nn.Module:
+) -> PreTrainedModel:
     """A CLIP text model of `config` with the tensors that `read` gives for names out of `names`; those that are on
     "meta" stay there.
 
@@ -199,7 +201,7 @@ def _check_tokenizer(folder: Path) -> None:
                 )
 
 
-def _empty(config: Any, projection: bool, source: str) -> nn.Module:
+def _empty(config: Any, projection: bool, source: str) -> PreTrainedModel:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection  # seconds of import
 
     if not isinstance(config, Mapping):

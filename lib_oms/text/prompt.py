@@ -62,7 +62,7 @@ def first_step_text(prompt: str, steps: int | None = None) -> str:
 
 
 def parse_attention(text: str) -> list[list[Span]]:
-    """Attention weights and BREAK of `text`, as in the WebUI; neighbours of equal weight are merged."""
+    """Attention weights and BREAK of `text`, as in the WebUI; neighbors of equal weight are merged."""
     pieces = list(_attention_piece.finditer(text))
     factors = _bracket_factors(pieces)
     weights = {"(": [1.0], "[": [1.0]}  # per kind of bracket, the product at each depth: the two kinds may interleave
@@ -180,10 +180,9 @@ def _is_over(when: str, steps: int | None) -> bool:
     """Whether prompt editing has happened by the first step: a number with a point is a share of the steps, one without
     counts them, and what is less than a whole step is none (A1111 modules/prompt_parser.py, collect_steps).
     """
-    share = "." in when
-    if share and steps is None:
-        return float(when) <= 0
-    return float(when) * (steps if share else 1) < 1
+    if "." not in when:
+        return float(when) < 1
+    return float(when) <= 0 if steps is None else float(when) * steps < 1
 
 
 def _resolve_schedules(text: str, steps: int | None) -> str:

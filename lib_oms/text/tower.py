@@ -6,13 +6,16 @@ The rules are the WebUI's; where they differ from it, lib_oms/text/encoders.py s
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lib_oms.errors import OMSError
 from lib_oms.text.prompt import Span
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CHUNK = 75  # tokens of the prompt in a chunk
 POSITIONS = CHUNK + 2  # with the begin and end tokens
@@ -124,14 +127,14 @@ class Tower(TextTower):
         OMSError: model and tokenizer do not belong together, or do not read 77 positions.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, *, penultimate: bool) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: Any, *, penultimate: bool) -> None:
         config = model.config
         if config.max_position_embeddings != POSITIONS:
             raise OMSError(
                 f"the text encoder reads {config.max_position_embeddings} positions; psi needs CLIP's {POSITIONS}"
             )
         super().__init__(tokenizer, config.hidden_size, config.vocab_size)
-        self.model = model.eval().requires_grad_(False)
+        self.model: PreTrainedModel = model.eval().requires_grad_(False)
         self.penultimate = penultimate
 
     @property

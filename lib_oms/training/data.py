@@ -16,14 +16,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from lib_oms.devices import channels_last
 from lib_oms.errors import OMSError, SettingError
 from lib_oms.training.dataset import Example, hash_file, hash_json, load_picture
+
+if TYPE_CHECKING:
+    from diffusers.models import AutoencoderKL
 
 PICTURES_PER_SHARD = 1024
 CAPTIONS_PER_SHARD = 512
@@ -169,7 +173,7 @@ def encode_examples(
 
     def encode_pictures() -> Callable[[Sequence[Path]], torch.Tensor]:
         # Channels last: convolutions take half the time on a CPU.
-        vae = load_vae(encoders.vae).to(workers.device, memory_format=torch.channels_last)
+        vae = channels_last(load_vae(encoders.vae), workers.device)
 
         def encode(paths: Sequence[Path]) -> torch.Tensor:
             with ThreadPoolExecutor(workers.threads) as pool:
@@ -194,7 +198,7 @@ def encode_examples(
 
 
 @torch.no_grad()
-def scaled_latents(vae: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+def scaled_latents(vae: AutoencoderKL, pixels: torch.Tensor) -> torch.Tensor:
     """x_0 of pictures [B, 3, H, W] in -1..1: the mean of the VAE's distribution, shifted and scaled as its config says.
 
     Returns:
@@ -210,9 +214,9 @@ def scaled_latents(vae: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
     return (mean - (config.get("shift_factor") or 0.0)) * config["scaling_factor"]
 
 
-def load_vae(folder: Path) -> torch.nn.Module:
+def load_vae(folder: Path) -> AutoencoderKL:
     """Loads a VAE in diffusers layout, in float32 and eval mode, from safetensors only."""
-    from diffusers import AutoencoderKL
+    from diffusers.models import AutoencoderKL
 
     variant = None if list(folder.glob("diffusion_pytorch_model*.safetensors")) != [
         folder / "diffusion_pytorch_model.fp16.safetensors"

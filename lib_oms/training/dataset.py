@@ -7,9 +7,10 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,7 +79,7 @@ def read_image_folder(folder: str | Path, caption_column: str = "text") -> list[
 
 
 def load_picture(path: str | Path, resolution: int) -> torch.Tensor:
-    """Loads a picture as a square: the shorter side resized to `resolution`, then cut around the centre.
+    """Loads a picture as a square: the shorter side resized to `resolution`, then cut around the center.
 
     Returns:
         [3, resolution, resolution], float32, -1 (black) to 1 (white), as diffusers' VAEs take it.
@@ -138,6 +139,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 def _metadata_rows(path: Path, caption_column: str) -> Iterator[tuple[str, str, str]]:
     """Yields (where, file name, caption) of each row of a metadata file."""
     text = _read_text(path)
+    rows: Iterable[tuple[int, dict[str, Any]]]
     if path.suffix == ".csv":
         rows = enumerate(csv.DictReader(io.StringIO(text, newline="")), start=2)
     else:

@@ -2,7 +2,7 @@
 
 The objective (arXiv 2311.15744, section 3; at SNR 0 the v-target is -x_0):
 
-    minimise || psi(e, C) - (-x_0) ||^2,   e ~ N(0, I),   C dropped to '' for some samples
+    minimize || psi(e, C) - (-x_0) ||^2,   e ~ N(0, I),   C dropped to '' for some samples
 
 with x_0 in scaled latent space. Neither the base diffusion model nor a noise schedule takes part.
 
@@ -19,7 +19,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from importlib.metadata import version
@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from lib_oms import __version__
+from lib_oms.devices import channels_last
 from lib_oms.errors import OMSError, SettingError
 from lib_oms.files import LATENTS_NAMES
 from lib_oms.psi import OMSUNet, OMSUNetConfig
@@ -128,7 +129,7 @@ def draws(settings: TrainingSettings, data: TrainingData, share: Sequence[slice]
             yield noise[part], text, x_0
 
 
-def ahead(items: Iterator[Draw]) -> Iterator[Draw]:
+def ahead(items: Iterator[Draw]) -> Generator[Draw, None, None]:
     """The same items, each fetched in a thread while the one before it is worked on."""
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, items, None)
@@ -229,7 +230,7 @@ def _make_psi(settings: TrainingSettings, config: OMSUNetConfig, device: torch.d
         psi = OMSUNet(config)
     psi.train().to(device)
     if settings.channels_last or (settings.channels_last is None and device.type == "cpu"):
-        psi.to(memory_format=torch.channels_last)
+        channels_last(psi)
     if settings.gradient_checkpointing:
         _checkpoint_gradients(psi)
     return psi
@@ -301,11 +302,15 @@ def _checkpoint_gradients(psi: torch.nn.Module) -> None:
     """Has diffusers' blocks recompute their activations in the backward pass instead of keeping them."""
     from torch.utils.checkpoint import checkpoint as recompute
 
-    for module in psi.modules():
-        if hasattr(module, "gradient_checkpointing"):
-            module.gradient_checkpointing = True
-            # diffusers from 0.32 on asks the module for the function; before, it calls torch's itself.
-            module._gradient_checkpointing_func = functools.partial(recompute, use_reentrant=False)
+    switches = {
+        "gradient_checkpointing": True,
+        # diffusers from 0.32 on asks the block for the function; before, it calls torch's itself.
+        "_gradient_checkpointing_func": functools.partial(recompute, use_reentrant=False),
+    }
+    for block in psi.modules():
+        if hasattr(block, "gradient_checkpointing"):
+            for name, value in switches.items():
+                setattr(block, name, value)
 
 
 def _seed(seed: int, purpose: str, number: int = 0) -> int:

@@ -21,8 +21,8 @@ def _option(default: Any, help: str, **rules: Any) -> Any:
 class TrainingSettings:
     """Everything a training is told. Fields are the command line's options; help and bounds stand in the metadata."""
 
-    output: str = _option("", "folder to write the module, its checkpoints and the cache to", free_on_resume=True)
-    latents: str = _option("", "latent space the module is for: sd (SD1.x, SD2.x), sdxl, or a name of your own")
+    output: str = _option("", "folder to write the OMS model, its checkpoints and the cache to", free_on_resume=True)
+    latents: str = _option("", "latent space the OMS model is for: sd (SD1.x, SD2.x), sdxl, or a name of your own")
     data: str = _option("", "folder of pictures with captions", free_on_resume=True)
     model: str = _option("", "folder with vae/, text_encoder/ and tokenizer/ in diffusers layout", free_on_resume=True)
     vae: str = _option("", "VAE folder, where it is not --model's vae/", free_on_resume=True)
@@ -31,7 +31,7 @@ class TrainingSettings:
     text_kind: str = _option("openclip", "how the text is encoded", choices=("openclip", "mixclip"))
     caption_column: str = _option("text", "column of the metadata file that holds the caption", free_on_resume=True)
     size: str = _option("base", "size of psi", choices=SIZES)
-    resolution: int = _option(512, "pictures are resized and centre-cropped to this many pixels a side", low=8)
+    resolution: int = _option(512, "pictures are resized and center-cropped to this many pixels a side", low=8)
     steps: int = _option(10000, "optimizer steps", low=1)
     batch_size: int = _option(64, "examples per optimizer step, over all processes and accumulation steps", low=1)
     accumulate: int = _option(1, "parts that a process cuts its share of a batch into", low=1, free_on_resume=True)

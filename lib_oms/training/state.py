@@ -13,6 +13,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
+from lib_oms.devices import contiguous
 from lib_oms.errors import OMSError, SettingError
 from lib_oms.psi import OMSUNet
 from lib_oms.training import checkpoint
@@ -38,7 +39,7 @@ def moving_average(module: torch.nn.Module, decay: float) -> AveragedModel:
     the transformers that AUTOMATIC1111 pins: with the n-th weights after the first it is at most (2 + n) / (11 + n).
     """
 
-    def take_in(kept: Sequence[torch.Tensor], new: Sequence[torch.Tensor], count: torch.Tensor) -> None:
+    def take_in(kept: Sequence[torch.Tensor], new: Sequence[torch.Tensor], count: torch.Tensor | int) -> None:
         weight = 1 - min(decay, (2 + int(count)) / (11 + int(count)))
         for average, parameter in zip(kept, new, strict=True):
             average.lerp_(parameter, weight)
@@ -138,7 +139,7 @@ class Run:
         if self.accelerator.is_main_process:
             if self.ema is not None:
                 self.psi.load_state_dict(self.ema.module.state_dict())
-            self.psi.to(memory_format=torch.contiguous_format).eval()
+            contiguous(self.psi).eval()
             loss = sum(self.losses) / len(self.losses) if math.isnan(self.loss) else self.loss
             self.psi.save_pretrained(module, metadata={**facts, "training.loss": f"{loss:.6g}"})
         return module
@@ -151,7 +152,7 @@ class Run:
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         """Everything that a checkpoint holds in tensors, by name; the tensors themselves, not copies."""
-        tensors = {}
+        tensors: dict[str, torch.Tensor] = {}
         for name, parameter in self.psi.named_parameters():
             tensors[f"psi.{name}"] = parameter
             for key, value in self.optimizer.state[parameter].items():

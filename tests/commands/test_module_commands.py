@@ -139,7 +139,7 @@ def test_inspect_a_module(tmp_path, capsys):
     folder = write_module(tmp_path / "mine", latents="sd")
     lines = run(capsys, "inspect", folder, "--models-dir", tmp_path)
     text = "\n".join(lines)
-    assert lines[0] == f"{folder}: an OMS module"
+    assert lines[0] == f"{folder}: an OMS model"
     for words in (
         fingerprint(folder),
         "SD1/SD2; told by metadata oms.latents",
@@ -153,7 +153,7 @@ def test_inspect_a_module(tmp_path, capsys):
 
     (folder / "text_encoder" / "model.safetensors").unlink()
     text = "\n".join(run(capsys, "inspect", folder, "--models-dir", tmp_path))
-    assert "needs text encoder: the OMS module 'mine' needs its text encoder (openclip)" in text
+    assert "needs text encoder: the OMS model 'mine' needs its text encoder (openclip)" in text
 
 
 def test_inspect_other_files(tmp_path, capsys):
@@ -164,7 +164,7 @@ def test_inspect_other_files(tmp_path, capsys):
     }
     save_file(openclip, tmp_path / "half.safetensors")
     text = "\n".join(run(capsys, "inspect", tmp_path / "half.safetensors"))
-    assert "no OMS module" in text
+    assert "no OMS model" in text
     assert "a whole Stable Diffusion checkpoint" in text
     assert "fits" not in text
 

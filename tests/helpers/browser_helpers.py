@@ -74,7 +74,7 @@ class DemoProcess:
         folder.mkdir(parents=True, exist_ok=True)
         self._log = folder / "demo.log"
         self.modules = folder / "modules"
-        """a folder for OMS modules besides the extension's own; empty unless OMS_DEMO_MODEL names another model"""
+        """a folder for OMS models besides the extension's own; empty unless OMS_DEMO_MODEL names another model"""
         self.modules.mkdir()
         if MODEL != ROOT / "models" / "demo":
             self.add_module(MODEL.name)
@@ -100,7 +100,7 @@ class DemoProcess:
         self.url = self._wait()
 
     def add_module(self, name: str) -> Path:
-        """Puts a copy of the demo's OMS module into `modules` under another name; gives its folder."""
+        """Puts a copy of the demo's OMS model into `modules` under another name; gives its folder."""
         for part in ("oms_module", "text_encoder", "tokenizer"):
             shutil.copytree(MODEL / part, self.modules / name / part)
         return self.modules / name

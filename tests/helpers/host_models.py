@@ -1,4 +1,4 @@
-"""Models as hosts leave them, with SDXL's pair of text encoders in them: what an OMS module can borrow."""
+"""Models as hosts leave them, with SDXL's pair of text encoders in them: what an OMS model can borrow."""
 
 from __future__ import annotations
 

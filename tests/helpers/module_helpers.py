@@ -1,4 +1,4 @@
-"""A tiny real OMS module (psi, ViT-H in small, tokenizer) on disk and in memory."""
+"""A tiny real OMS model (psi, ViT-H in small, tokenizer) on disk and in memory."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def test_all_repositories_of_a_module_are_named_where_none_has_it(server, root):
     with pytest.raises(DownloadError, match="oms_b_openclip_xl was found in none of its repositories") as caught:
         get(root, "oms_b_openclip_xl")
     assert "h1t/oms_b_openclip_xl: the server wants to know who asks (401)" in str(caught.value)
-    assert "kaeru-shigure/oms_b_openclip_xl: holds no OMS module any more, but 2" in str(caught.value)
+    assert "kaeru-shigure/oms_b_openclip_xl: holds no OMS model any more, but 2" in str(caught.value)
     assert visible(root) == []
 
 
@@ -448,7 +448,7 @@ def test_two_downloads_at_once_do_not_meet(server, root):
 
 def test_what_is_no_module_is_not_kept(server, root):
     server.repositories[MODULE] = {WEIGHTS: server.repositories[ENCODERS[0]][ENCODER_WEIGHTS]}
-    with pytest.raises(DownloadError, match=r"is no usable OMS module, so it was thrown away: .*not an OMS module"):
+    with pytest.raises(DownloadError, match=r"is no usable OMS model, so it was thrown away: .*not an OMS model"):
         get(root)
     assert visible(root) == []
 

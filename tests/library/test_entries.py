@@ -159,8 +159,8 @@ def test_broken_ones_are_listed_with_their_problem(tmp_path, modules):
         "checkpoint": "is a whole Stable Diffusion checkpoint",
         "bare": "head counts cannot be told",
         "renamed": "tensor 'down_blocks.0.resnets.0.norm1.weight' is missing",
-        "no weights": "holds no OMS module",
-        "a pipeline": "holds no OMS module",
+        "no weights": "holds no OMS model",
+        "a pipeline": "holds no OMS model",
         "bad config": "is not JSON",
     }.items():
         assert words in problems.pop(name)

@@ -400,7 +400,7 @@ def test_a_text_encoder_that_does_not_fit_is_found_out_by_its_header(tmp_path, t
     places = Places((tmp_path,))
     shared = write_encoder(tmp_path / "text_encoders" / "openclip", trained)
     assert state(entry, places)[0] == NEEDS_TEXT_ENCODER
-    assert f"that in {shared} is of width {WIDTH}, the module reads 64" in state(entry, places)[1]
+    assert f"that in {shared} is of width {WIDTH}, the OMS model reads 64" in state(entry, places)[1]
 
     right = published(tmp_path, "right")
     assert state(right, places) == (READY, str(shared))

@@ -205,7 +205,7 @@ def test_half_weights_take_and_return_what_the_host_has():
     [
         (torch.zeros(1, 16, 8, 8), torch.zeros(1, 7, WIDTH), r"latents have shape \[1, 16, 8, 8\]; expected \[B, 4"),
         (torch.zeros(4, 8, 8), torch.zeros(1, 7, WIDTH), "latents have shape"),
-        (torch.zeros(1, 4, 8, 8), torch.zeros(1, 7, 768), rf"7, 768\]; this module reads \[B, tokens, {WIDTH}\]"),
+        (torch.zeros(1, 4, 8, 8), torch.zeros(1, 7, 768), rf"7, 768\]; this OMS model reads \[B, tokens, {WIDTH}\]"),
         (torch.zeros(3, 4, 8, 8), torch.zeros(2, 7, WIDTH), "2 text embeddings for 3 latents"),
     ],
 )
@@ -506,7 +506,7 @@ def test_a_config_of_another_network_is_refused_by_key_and_value(published, key,
     [("class_embed_type", "timestep"), ("time_embedding_type", "fourier"), ("addition_embed_type", "text_time")],
 )
 def test_conditions_psi_does_not_have_are_refused_in_diffusers_own_class(key, value):
-    with pytest.raises(ValueError, match=f"{key} is '{value}', which no OMS module has; allowed is"):
+    with pytest.raises(ValueError, match=f"{key} is '{value}', which no OMS model has; allowed is"):
         OMSUNetConfig.from_dict({**AUTHORS_CONFIG, "_class_name": "UNet2DConditionModel", key: value})
 
 
@@ -594,7 +594,7 @@ def test_a_pickle_renamed_is_never_opened(published, zipped):
 
 def test_a_folder_with_a_pickle_only(tmp_path):
     torch.save(small().state_dict(), tmp_path / "diffusion_pytorch_model.bin")
-    with pytest.raises(ModuleFileError, match=r"holds no OMS module; expected config\.json and"):
+    with pytest.raises(ModuleFileError, match=r"holds no OMS model; expected config\.json and"):
         OMSUNet.from_pretrained(tmp_path)
 
 
@@ -615,7 +615,7 @@ def test_another_models_file_is_named_for_what_it_is(tmp_path, kind, names):
     with pytest.raises(ModuleFileError) as caught:
         OMSUNet.from_pretrained(path)
     said = str(caught.value)
-    assert f"{path}: is {kind}, not an OMS module: it holds tensor '{names[0]}' of shape [3]; expected only" in said
+    assert f"{path}: is {kind}, not an OMS model: it holds tensor '{names[0]}' of shape [3]; expected only" in said
 
 
 def test_diffusers_own_unet_in_place_of_psi(published):
