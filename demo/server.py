@@ -68,7 +68,7 @@ def start(argv: Sequence[str] = ()) -> Server:
     folder = str(Path(__file__).resolve().parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)  # makes demo/modules the host's `modules`
-    from modules import initialize
+    from modules import gradio_compat, initialize  # noqa: F401 - the former before anything imports gradio
     from modules.shared_cmd_options import cmd_opts
 
     initialize.initialize(list(argv))

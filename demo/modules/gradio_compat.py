@@ -6,11 +6,34 @@ modules/gradio_extensons.py, modules/ui_gradio_extensions.py).
 
 import os
 import re
+import sys
 from collections.abc import Callable
 from functools import wraps
+from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+
+class _WithoutPyi:
+    """Spares the start the seconds in which gradio 4 parses its own sources to write .pyi files beside them."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path) if name == "gradio.component_meta" else None
+        if spec is None:
+            return None
+        run = spec.loader.exec_module
+
+        def exec_module(module: Any) -> None:
+            run(module)
+            module.create_or_modify_pyi = lambda *args, **kwargs: None
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+sys.meta_path.insert(0, _WithoutPyi)
 
 import gradio as gr
 import gradio.blocks
@@ -23,7 +46,7 @@ GRADIO_4 = int(gr.__version__.split(".")[0]) >= 4
 if GRADIO_4:
     import gradio.component_meta
 
-    # it would write a .pyi file beside every source file that derives a component
+    # where somebody imported gradio before us: it would write .pyi files beside our sources, too
     gradio.component_meta.create_or_modify_pyi = lambda *args, **kwargs: None
     _Component = gradio.components.Component
 else:

@@ -5,7 +5,8 @@ import os
 import re
 import sys
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -368,6 +369,19 @@ def _describe(control: Any) -> dict:
         **{field: getattr(control, field, None) for field in ("value", "minimum", "maximum", "step")},
         "choices": [c[0] if isinstance(c, tuple) else c for c in choices] if choices is not None else None,
     }
+
+
+@contextmanager
+def making_ui(is_img2img: bool) -> Iterator[ScriptRunner]:
+    """The runner of a tab, its scripts freshly made, while the tab's components are made."""
+    global scripts_current
+    scripts_current = runner = scripts_img2img if is_img2img else scripts_txt2img
+    runner.initialize_scripts(is_img2img)
+    runner.prepare_ui()
+    try:
+        yield runner
+    finally:
+        scripts_current = None
 
 
 scripts_txt2img = ScriptRunner()

@@ -98,8 +98,9 @@ class Api:
             ("GET", "script-info", self.get_script_info),
         ):
             self.add_api_route(f"/sdapi/v1/{path}", endpoint, methods=[method], response_model=None)
-        self.default_script_args = self.init_default_script_args(scripts.scripts_txt2img)
-        self.init_default_script_args(scripts.scripts_img2img)  # nothing uses them, but ui() runs, as in the host
+        with gr.Blocks():  # components can only be made inside one
+            self.default_script_args = self.init_default_script_args(scripts.scripts_txt2img)
+            self.init_default_script_args(scripts.scripts_img2img)  # nothing uses them, but ui() runs, as in the host
 
     def add_api_route(self, path: str, endpoint: Any, **more: Any) -> None:
         """A route that asks for a password where --api-auth does."""
@@ -120,11 +121,10 @@ class Api:
         """
         script_args = [None] * max([1, *(script.args_to for script in runner.scripts)])
         script_args[0] = 0
-        with gr.Blocks():  # components can only be made inside one
-            for script in runner.scripts:
-                if script.ui(script.is_img2img):
-                    values = [component.value for component in script.ui(script.is_img2img)]
-                    script_args[script.args_from : script.args_to] = values
+        for script in runner.scripts:
+            if script.ui(script.is_img2img):
+                values = [component.value for component in script.ui(script.is_img2img)]
+                script_args[script.args_from : script.args_to] = values
         return script_args
 
     @staticmethod
