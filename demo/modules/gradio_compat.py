@@ -4,36 +4,10 @@ Hosts hook into gradio the same way, so that scripts hear of each component as i
 modules/gradio_extensons.py, modules/ui_gradio_extensions.py).
 """
 
-import os
 import re
-import sys
 from collections.abc import Callable
 from functools import wraps
-from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any
-
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-
-
-class _WithoutPyi:
-    """Spares the start the seconds in which gradio 4 parses its own sources to write .pyi files beside them."""
-
-    @staticmethod
-    def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(name, path) if name == "gradio.component_meta" else None
-        if spec is None:
-            return None
-        run = spec.loader.exec_module
-
-        def exec_module(module: Any) -> None:
-            run(module)
-            module.create_or_modify_pyi = lambda *args, **kwargs: None
-
-        spec.loader.exec_module = exec_module
-        return spec
-
-
-sys.meta_path.insert(0, _WithoutPyi)
 
 import gradio as gr
 import gradio.blocks
@@ -81,12 +55,12 @@ def _announced(original: Callable) -> Callable:
         self._announced = True
         if scripts.scripts_current is not None:
             scripts.scripts_current.before_component(self, **kwargs)
-        script_callbacks.before_component_callback(self, **kwargs)
+        script_callbacks.call("before_component", self, **kwargs)
         original(self, *args, **kwargs)
         if GRADIO_4:
             for event in getattr(self, "EVENTS", []):
                 setattr(self, str(event), _AcceptsOldJs(getattr(self, str(event))))
-        script_callbacks.after_component_callback(self, **kwargs)
+        script_callbacks.call("after_component", self, **kwargs)
         if scripts.scripts_current is not None:
             scripts.scripts_current.after_component(self, **kwargs)
 

@@ -2,7 +2,7 @@
 
 import json
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,27 +61,11 @@ class StableDiffusionProcessing:
     override_settings_restore_afterwards: bool = True
     disable_extra_networks: bool = False
 
-    is_hr_pass: bool = field(default=False, init=False)
-    is_api: bool = field(default=False, init=False)
-    user: str | None = field(default=None, init=False)
-    sampler: Any = field(default=None, init=False)
-    rng: Any = field(default=None, init=False)
-    c: Any = field(default=None, init=False)
-    uc: Any = field(default=None, init=False)
-    iteration: int = field(default=0, init=False)
-    all_prompts: list[str] | None = field(default=None, init=False)
-    all_negative_prompts: list[str] | None = field(default=None, init=False)
-    all_seeds: list[int] | None = field(default=None, init=False)
-    all_subseeds: list[int] | None = field(default=None, init=False)
-    main_prompt: str | None = field(default=None, init=False)
-    main_negative_prompt: str | None = field(default=None, init=False)
-    prompts: list[str] | None = field(default=None, init=False)
-    negative_prompts: list[str] | None = field(default=None, init=False)
-    seeds: list[int] | None = field(default=None, init=False)
-    subseeds: list[int] | None = field(default=None, init=False)
-    extra_network_data: dict | None = field(default=None, init=False)
-    sd_model_name: str | None = field(default=None, init=False)
-    sd_model_hash: str | None = field(default=None, init=False)
+    is_hr_pass = is_api = False
+    iteration = 0
+    user = sampler = rng = c = uc = extra_network_data = sd_model_name = sd_model_hash = None
+    all_prompts = all_negative_prompts = all_seeds = all_subseeds = main_prompt = main_negative_prompt = None
+    prompts = negative_prompts = seeds = subseeds = None
 
     def __post_init__(self) -> None:
         self.sd_model = shared.sd_model
@@ -208,6 +192,15 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         return noise
 
 
+#: What a generation's result takes from p, and what the API's "info" has besides.
+_OF_P = (
+    "all_prompts", "all_negative_prompts", "all_seeds", "all_subseeds", "subseed_strength", "width", "height",
+    "sampler_name", "cfg_scale", "steps", "batch_size", "sd_model_name", "sd_model_hash", "seed_resize_from_w",
+    "seed_resize_from_h", "denoising_strength", "extra_generation_params", "styles",
+)
+_OWN = ("prompt", "negative_prompt", "seed", "subseed", "index_of_first_image", "infotexts", "job_timestamp", "version")
+
+
 class Processed:
     """What a generation gave: pictures, the infotext of each, and what the API returns as "info"."""
 
@@ -219,8 +212,8 @@ class Processed:
         self.info = info
         self.infotexts = infotexts or [info] * len(images_list)
         self.comments = "".join(f"{comment}\n" for comment in p.comments)
-        self.all_prompts, self.all_negative_prompts = p.all_prompts, p.all_negative_prompts
-        self.all_seeds, self.all_subseeds = p.all_seeds, p.all_subseeds
+        for name in _OF_P:
+            setattr(self, name, getattr(p, name))
         # None before a generation has begun
         self.prompt = p.all_prompts[0] if p.all_prompts else p.prompt
         self.negative_prompt = p.all_negative_prompts[0] if p.all_negative_prompts else p.negative_prompt
@@ -228,20 +221,10 @@ class Processed:
         self.index_of_first_image = index_of_first_image
         self.job_timestamp = state.job_timestamp
         self.version = launch_utils.git_tag()
-        for name in ("subseed_strength", "width", "height", "sampler_name", "cfg_scale", "steps", "batch_size",
-                     "sd_model_name", "sd_model_hash", "seed_resize_from_w", "seed_resize_from_h",
-                     "denoising_strength", "extra_generation_params", "styles"):
-            setattr(self, name, getattr(p, name))
 
     def js(self) -> str:
         """Everything as JSON; a callable among extra_generation_params becomes null, as in the host."""
-        names = (
-            "prompt", "all_prompts", "negative_prompt", "all_negative_prompts", "seed", "all_seeds", "subseed",
-            "all_subseeds", "subseed_strength", "width", "height", "sampler_name", "cfg_scale", "steps", "batch_size",
-            "sd_model_name", "sd_model_hash", "seed_resize_from_w", "seed_resize_from_h", "denoising_strength",
-            "extra_generation_params", "index_of_first_image", "infotexts", "styles", "job_timestamp", "version",
-        )
-        return json.dumps({name: getattr(self, name) for name in names}, default=lambda o: None)
+        return json.dumps({name: getattr(self, name) for name in (*_OF_P, *_OWN)}, default=lambda o: None)
 
     def infotext(self, p: StableDiffusionProcessing, index: int) -> str:
         return create_infotext(
@@ -290,16 +273,14 @@ def create_infotext(
         "CFG scale": p.cfg_scale,
         "Seed": p.all_seeds[0] if use_main_prompt else all_seeds[index],
         "Size": f"{p.width}x{p.height}",
-        "Model hash": p.sd_model_hash if opts.add_model_hash_to_info else None,
-        "Model": p.sd_model_name if opts.add_model_name_to_info else None,
+        "Model hash": p.sd_model_hash,
+        "Model": p.sd_model_name,
         "Variation seed": (p.all_subseeds[0] if use_main_prompt else all_subseeds[index]) if varied else None,
         "Variation seed strength": p.subseed_strength if varied else None,
         "Denoising strength": p.denoising_strength if getattr(p, "enable_hr", False) else None,
         "Seed resize from": f"{p.seed_resize_from_w}x{p.seed_resize_from_h}" if resized else None,
-        "ENSD": opts.eta_noise_seed_delta or None,
-        "RNG": opts.randn_source if opts.randn_source != "GPU" else None,
         **p.extra_generation_params,
-        "Version": launch_utils.git_tag() if opts.add_version_to_infotext else None,
+        "Version": launch_utils.git_tag(),
     }
     for key, value in generation_params.items():
         try:

@@ -199,7 +199,7 @@ class SdModelData:
         model = DemoModel(model_folder())
         model.use_checkpoint(select_checkpoint())
         self.sd_model = model
-        script_callbacks.model_loaded_callback(model)
+        script_callbacks.call("model_loaded", model)
 
 
 model_data = SdModelData()
@@ -211,5 +211,5 @@ def reload_model_weights(sd_model: DemoModel | None = None, info: CheckpointInfo
     wanted = info or select_checkpoint()
     if model.sd_checkpoint_info is not wanted:
         model.use_checkpoint(wanted)
-        script_callbacks.model_loaded_callback(model)
+        script_callbacks.call("model_loaded", model)
     return model

@@ -1,4 +1,4 @@
-"""What all samplers share (host file: modules/sd_samplers_common.py)."""
+"""What all samplers share (host files: modules/sd_samplers_common.py, sd_samplers_cfg_denoiser.py)."""
 
 from collections import namedtuple
 from collections.abc import Callable
@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from modules import shared
+from modules import script_callbacks, shared
+from modules.script_callbacks import CFGDenoisedParams, CFGDenoiserParams
 from modules.shared import opts, state
 from PIL import Image
 from tqdm import tqdm
@@ -21,10 +22,6 @@ class SamplerData(namedtuple("SamplerData", ["name", "constructor", "aliases", "
 
 class InterruptedException(BaseException):
     """Ends sampling; the last denoised latent becomes the picture."""
-
-
-def decode_first_stage(model: Any, x: torch.Tensor) -> torch.Tensor:
-    return model.decode_first_stage(x)
 
 
 @torch.no_grad()
@@ -92,22 +89,52 @@ class Sampler:
         state.sampling_step = i + 1
         self._bar.update()
 
-    def sample(
-        self, p: Any, x: torch.Tensor, conditioning: torch.Tensor, unconditional_conditioning: torch.Tensor,
-        steps: int | None = None, image_conditioning: Any = None,
-    ) -> torch.Tensor:
-        """Latents [B, 4, h, w] of pictures, from noise x of that shape."""
-        raise NotImplementedError
-
-    def sample_img2img(
-        self, p: Any, x: torch.Tensor, noise: torch.Tensor, conditioning: torch.Tensor,
-        unconditional_conditioning: torch.Tensor, steps: int | None = None, image_conditioning: Any = None,
-    ) -> torch.Tensor:
-        """The same from latents x [B, 4, h, w] of pictures, to which noise is added first."""
-        raise NotImplementedError
-
 
 def steps_of_img2img(p: Any, steps: int | None) -> tuple[int, int]:
     """Steps of the schedule, and how many of them, less one, are taken from its end (host: setup_img2img_steps)."""
     steps = steps or p.steps
     return steps, int(min(p.denoising_strength, 0.999) * steps)
+
+
+class CFGDenoiser:
+    """Calls `inner_model(x, level, cond)` for both prompts at once and combines; `level` is sigma or timestep."""
+
+    def __init__(self, sampler: Any, inner_model: Any) -> None:
+        self.sampler = sampler
+        self.inner_model = inner_model
+        self.p: Any = None
+        self.step = 0
+        self.steps = 0
+        self.total_steps = 0
+
+    def pred_x0(self, x: torch.Tensor, out: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        """The denoised latent, for the preview."""
+        return self.inner_model.pred_x0(x, out, level)
+
+    def __call__(
+        self, x: torch.Tensor, level: torch.Tensor, cond: torch.Tensor, uncond: torch.Tensor, cond_scale: float
+    ) -> torch.Tensor:
+        if state.interrupted or state.skipped:
+            raise InterruptedException
+        batch = x.shape[0]
+        level_in = torch.as_tensor(level, dtype=torch.float32).expand(2 * batch)
+        params = CFGDenoiserParams(
+            torch.cat([x, x]), None, level_in, state.sampling_step, state.sampling_steps, cond, uncond, self
+        )
+        script_callbacks.call("cfg_denoiser", params)
+        out = self._both(params)
+        denoised_params = CFGDenoisedParams(out, state.sampling_step, state.sampling_steps, self.inner_model)
+        script_callbacks.call("cfg_denoised", denoised_params)
+        out_cond, out_uncond = denoised_params.x.chunk(2)
+        combined = out_uncond + cond_scale * (out_cond - out_uncond)
+        self.sampler.last_latent = self.pred_x0(x, combined, level)
+        store_latent(self.sampler.last_latent)
+        self.step += 1
+        return combined
+
+    def _both(self, params: CFGDenoiserParams) -> torch.Tensor:
+        """Conditional half, then unconditional; in one call where the prompts have equal numbers of chunks."""
+        if params.text_cond.shape[1] == params.text_uncond.shape[1]:
+            return self.inner_model(params.x, params.sigma, torch.cat([params.text_cond, params.text_uncond]))
+        halves = zip(params.x.chunk(2), params.sigma.chunk(2), (params.text_cond, params.text_uncond), strict=True)
+        return torch.cat([self.inner_model(x, level, text) for x, level, text in halves])

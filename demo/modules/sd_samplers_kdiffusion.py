@@ -4,8 +4,7 @@ from typing import Any
 
 import torch
 from modules import sd_samplers_impl, sd_schedulers
-from modules.sd_samplers_cfg_denoiser import CFGDenoiser
-from modules.sd_samplers_common import Sampler, SamplerData, steps_of_img2img
+from modules.sd_samplers_common import CFGDenoiser, Sampler, SamplerData, steps_of_img2img
 from modules.shared import opts
 
 

@@ -4,9 +4,7 @@ from typing import Any
 
 import torch
 from modules import sd_samplers_impl
-from modules.sd_samplers_cfg_denoiser import CFGDenoiser
-from modules.sd_samplers_common import Sampler, SamplerData, steps_of_img2img
-from modules.shared import opts
+from modules.sd_samplers_common import CFGDenoiser, Sampler, SamplerData, steps_of_img2img
 
 
 class CompVisTimestepsDenoiser:
@@ -65,12 +63,7 @@ class CompVisSampler(Sampler):
         self.sampler_extra_args = {
             "cond": conditioning, "uncond": unconditional_conditioning, "cond_scale": p.cfg_scale
         }
-        arguments: dict[str, Any] = {}
-        if self.func is sd_samplers_impl.ddim:
-            arguments = self.eta_arguments(p)
-        elif self.func is sd_samplers_impl.unipc:
-            arguments = {"order": int(opts.uni_pc_order), "variant": opts.uni_pc_variant,
-                         "lower_order_final": opts.uni_pc_lower_order_final}
+        arguments = self.eta_arguments(p) if self.func is sd_samplers_impl.ddim else {}
 
         def model(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             return self.model_wrap_cfg(x, t, **self.sampler_extra_args)

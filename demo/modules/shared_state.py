@@ -1,10 +1,10 @@
 """What is being generated, and how far it has come (host file: modules/shared_state.py)."""
 
+import contextlib
 import datetime
 import time
 from typing import Any
 
-from modules import errors
 from PIL import Image
 
 
@@ -78,9 +78,7 @@ class State:
         due = step - self.current_image_sampling_step >= shared.opts.show_progress_every_n_steps
         if latent is None or not (shared.opts.live_previews_enable and due):
             return
-        try:
+        with contextlib.suppress(Exception):  # the model may be switched meanwhile; a preview is no reason to fail
             self.current_image = sd_samplers_common.sample_to_image(latent)
             self.current_image_sampling_step = step
             self.id_live_preview += 1
-        except Exception:
-            errors.record_exception()  # the model may be switched meanwhile; a preview is no reason to fail

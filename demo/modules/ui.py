@@ -31,14 +31,14 @@ paste_symbol = "↙"
 def create_ui() -> gr.Blocks:
     """The whole page. Runs every script's ui() for both tabs; img2img's is not shown."""
     infotext_utils.reset()
-    script_callbacks.before_ui_callback()
+    script_callbacks.call("before_ui")
     settings = ui_settings.UiSettings()
     settings.register_settings()
 
     tabs = [
         (_create_txt2img, "txt2img", "txt2img"),
         (_create_pnginfo, "PNG Info", "pnginfo"),
-        *((interface.render, label, ifid) for interface, label, ifid in script_callbacks.ui_tabs_callback()),
+        *((blocks.render, *names) for made in script_callbacks.call("ui_tabs") for blocks, *names in made or []),
         (settings.create_ui, "Settings", "settings"),
     ]
     made = {}

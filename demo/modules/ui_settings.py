@@ -37,7 +37,7 @@ class UiSettings:
 
     def register_settings(self) -> None:
         """Lets extensions add their options."""
-        script_callbacks.ui_settings_callback()
+        script_callbacks.call("ui_settings")
 
     def create_ui(self) -> None:
         sections: dict[tuple, list[str]] = {}
