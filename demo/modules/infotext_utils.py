@@ -37,22 +37,7 @@ class PasteField(tuple):
         self.function = target if callable(target) else None
 
 
-class ParamBinding:
-    """A button that pastes `source_text_component` into a tab."""
-
-    def __init__(self, paste_button: Any, tabname: str, source_text_component: Any = None, **others: Any) -> None:
-        self.paste_button = paste_button
-        self.tabname = tabname
-        self.source_text_component = source_text_component
-
-
 paste_fields: dict[str, dict] = {}
-registered_param_bindings: list[ParamBinding] = []
-
-
-def reset() -> None:
-    paste_fields.clear()
-    registered_param_bindings.clear()
 
 
 def quote(value: Any) -> Any:
@@ -104,37 +89,14 @@ def parse_generation_parameters(x: str) -> dict[str, Any]:
 
 def add_paste_fields(tabname: str, init_img: Any, fields: list, override_settings_component: Any = None) -> None:
     fields = [f if isinstance(f, PasteField) else PasteField(*f) for f in fields or []]
-    paste_fields[tabname] = {
-        "init_img": init_img, "fields": fields, "override_settings_component": override_settings_component,
-    }
+    paste_fields[tabname] = {"fields": fields}
 
 
-def register_paste_params_button(binding: ParamBinding) -> None:
-    registered_param_bindings.append(binding)
-
-
-def connect_paste_params_buttons() -> None:
-    for binding in registered_param_bindings:
-        tab = paste_fields[binding.tabname]
-        connect_paste(binding.paste_button, tab["fields"], binding.source_text_component,
-                      tab["override_settings_component"], binding.tabname)
-
-
-def create_override_settings_dict(text_pairs: list[str]) -> dict[str, Any]:
-    """["Clip skip: 2"] as {"CLIP_stop_at_last_layers": 2}; what no option is called is left out."""
-    params = dict(pair.split(":", maxsplit=1) for pair in text_pairs)
-    return {
-        name: shared.opts.cast_value(name, params[info.infotext].strip())
-        for name, info in shared.opts.data_labels.items()
-        if info.infotext in params
-    }
-
-
-def get_override_settings(params: dict, *, skip_fields: Any = ()) -> list[tuple[str, str, Any]]:
+def get_override_settings(params: dict) -> list[tuple[str, str, Any]]:
     """(infotext name, option, value) of every option that the infotext has other than it is set now."""
     result = []
     for name, info in shared.opts.data_labels.items():
-        if not info.infotext or info.infotext in skip_fields or params.get(info.infotext) is None:
+        if not info.infotext or params.get(info.infotext) is None:
             continue
         if name == "sd_model_checkpoint":  # the host's default: a pasted text does not change the checkpoint
             continue
@@ -165,7 +127,7 @@ def _component_value(field: PasteField, params: dict) -> Any:
         return gr.update()
 
 
-def connect_paste(button: Any, fields: list, input_comp: Any, override_settings_component: Any, tabname: str) -> None:
+def connect_paste(button: Any, fields: list, input_comp: Any) -> None:
     """Makes `button` paste the text of `input_comp`, or params.txt of the last generation where that is empty."""
 
     def paste(text: str) -> list:
@@ -174,14 +136,7 @@ def connect_paste(button: Any, fields: list, input_comp: Any, override_settings_
             text = last.read_text(encoding="utf8") if last.is_file() else ""
         params = parse_generation_parameters(text)
         script_callbacks.call("infotext_pasted", text, params)
-        updates = [_component_value(field, params) for field in fields]
-        if override_settings_component is not None:
-            handled = {key for _, key in fields if isinstance(key, str)}
-            pairs = [f"{name}: {value}" for name, _, value in get_override_settings(params, skip_fields=handled)]
-            updates.append(gr.update(value=pairs, choices=pairs, visible=bool(pairs)))
-        return updates
+        return [_component_value(field, params) for field in fields]
 
     outputs = [component for component, _ in fields]
-    if override_settings_component is not None:
-        outputs.append(override_settings_component)
     button.click(fn=paste, inputs=[input_comp], outputs=outputs, show_progress=False)

@@ -29,6 +29,12 @@ opt_C = 4  # noqa: N816 - the host's name
 opt_f = 8
 
 
+def call_hook(p: Any, hook: str, *args: Any, **kwargs: Any) -> None:
+    """One hook of every script of `p`, which need not have any."""
+    if p.scripts is not None:
+        getattr(p.scripts, hook)(p, *args, **kwargs)
+
+
 @dataclass(repr=False)
 class StableDiffusionProcessing:
     """A request, and all that becomes of it: `p` in every hook. Defaults of size and steps are the demo's own."""
@@ -137,13 +143,6 @@ class StableDiffusionProcessing:
         self.uc = self.sd_model.get_learned_conditioning(self.negative_prompts)
         self.c = self.sd_model.get_learned_conditioning(self.prompts)
 
-    def sample(
-        self, conditioning: Any, unconditional_conditioning: Any, seeds: list[int], subseeds: list[int],
-        subseed_strength: float, prompts: list[str],
-    ) -> torch.Tensor:
-        """Latents [B, 4, h, w] of this batch's pictures."""
-        raise NotImplementedError
-
 
 @dataclass(repr=False)
 class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
@@ -156,9 +155,10 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         self, conditioning: Any, unconditional_conditioning: Any, seeds: list[int], subseeds: list[int],
         subseed_strength: float, prompts: list[str],
     ) -> torch.Tensor:
+        """Latents [B, 4, h, w] of this batch's pictures."""
         self.sampler = sd_samplers.create_sampler(self.sampler_name, self.sd_model)
         x = self.rng.next()
-        self._before_every_sampling(x, x)
+        call_hook(self, "process_before_every_sampling", x=x, noise=x, c=self.c, uc=self.uc)
         samples = self.sampler.sample(self, self._noise(x), conditioning, unconditional_conditioning)
         return self._sample_hr_pass(samples) if self.enable_hr else samples
 
@@ -173,17 +173,12 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         self.rng = rng.ImageRNG(samples.shape[1:], self.seeds, self.subseeds, self.subseed_strength)
         noise = self.rng.next()
         self.sampler = sd_samplers.create_sampler(self.sampler_name, self.sd_model)
-        if self.scripts is not None:
-            self.scripts.before_hr(self)
+        call_hook(self, "before_hr")
         for _ in range(2 if cmd_opts.host_style == "forge" else 1):  # Forge does call it twice
-            self._before_every_sampling(samples, noise)
+            call_hook(self, "process_before_every_sampling", x=samples, noise=noise, c=self.c, uc=self.uc)
         samples = self.sampler.sample_img2img(self, samples, self._noise(noise), self.c, self.uc)
         self.is_hr_pass = False
         return samples
-
-    def _before_every_sampling(self, x: torch.Tensor, noise: torch.Tensor) -> None:
-        if self.scripts is not None:
-            self.scripts.process_before_every_sampling(self, x=x, noise=noise, c=self.c, uc=self.uc)
 
     def _noise(self, noise: torch.Tensor) -> torch.Tensor:
         """What an extension has put in p.modified_noise, in the hosts that have it."""
@@ -305,8 +300,7 @@ def process_images(p: StableDiffusionProcessing) -> Processed:
 
     Only options that config.json or an extension put in opts.data are set back afterwards: the host's behaviour.
     """
-    if p.scripts is not None:
-        p.scripts.before_process(p)
+    call_hook(p, "before_process")
     stored = {k: opts.data[k] for k in p.override_settings if k in opts.data}
     try:
         if sd_models.checkpoint_aliases.get(p.override_settings.get("sd_model_checkpoint")) is None:
@@ -330,8 +324,7 @@ def process_images_inner(p: StableDiffusionProcessing) -> Processed:
     count = len(p.all_prompts)
     p.all_seeds = [seed + (i if p.subseed_strength == 0 else 0) for i in range(count)]
     p.all_subseeds = [subseed + i for i in range(count)]
-    if p.scripts is not None:
-        p.scripts.process(p)
+    call_hook(p, "process")
 
     infotexts: list[str] = []
     output_images: list[Image.Image] = []
@@ -360,8 +353,7 @@ def process_images_inner(p: StableDiffusionProcessing) -> Processed:
         p, output_images, seed=p.all_seeds[0], info=infotexts[0], subseed=p.all_subseeds[0],
         index_of_first_image=index_of_first_image, infotexts=infotexts,
     )
-    if p.scripts is not None:
-        p.scripts.postprocess(p, result)
+    call_hook(p, "postprocess", result)
     return result
 
 
@@ -377,16 +369,14 @@ def _process_batch(p: StableDiffusionProcessing, n: int) -> list[tuple[Image.Ima
         seed_resize_from_w=p.seed_resize_from_w,
     )
     batch = {"batch_number": n, "prompts": p.prompts, "seeds": p.seeds, "subseeds": p.subseeds}
-    if p.scripts is not None:
-        p.scripts.before_process_batch(p, **batch)
+    call_hook(p, "before_process_batch", **batch)
     if not p.prompts:
         return []
     p.parse_extra_network_prompts()
     batch["prompts"] = p.prompts
     if not p.disable_extra_networks:
         extra_networks.activate(p, p.extra_network_data)
-    if p.scripts is not None:
-        p.scripts.process_batch(p, **batch)
+    call_hook(p, "process_batch", **batch)
     p.setup_conds()
     if n == 0:  # before sampling: what the sampling hook adds to infotext is not in params.txt
         text = Processed(p, []).infotext(p, 0)
@@ -395,10 +385,9 @@ def _process_batch(p: StableDiffusionProcessing, n: int) -> list[tuple[Image.Ima
         state.job = f"Batch {n + 1} out of {p.n_iter}"
 
     samples = p.sample(p.c, p.uc, p.seeds, p.subseeds, p.subseed_strength, p.prompts)
-    if p.scripts is not None:
-        ps = scripts.PostSampleArgs(samples)
-        p.scripts.post_sample(p, ps)
-        samples = ps.samples
+    ps = scripts.PostSampleArgs(samples)
+    call_hook(p, "post_sample", ps)
+    samples = ps.samples
     devices.test_for_nans(samples, "unet")
     decoded = [p.sd_model.decode_first_stage(sample.unsqueeze(0))[0] for sample in samples]  # singly, as the host
     pictures = (torch.stack(decoded).float() / 2 + 0.5).clamp(0, 1)
@@ -406,10 +395,9 @@ def _process_batch(p: StableDiffusionProcessing, n: int) -> list[tuple[Image.Ima
     state.nextjob()
 
     batch_list = scripts.PostprocessBatchListArgs(list(pictures))
-    if p.scripts is not None:
-        p.scripts.postprocess_batch(p, pictures, batch_number=n)
-        p.prompts, p.negative_prompts = p.all_prompts[part], p.all_negative_prompts[part]
-        p.scripts.postprocess_batch_list(p, batch_list, batch_number=n)
+    call_hook(p, "postprocess_batch", pictures, batch_number=n)
+    p.prompts, p.negative_prompts = p.all_prompts[part], p.all_negative_prompts[part]
+    call_hook(p, "postprocess_batch_list", batch_list, batch_number=n)
     return [_finish_picture(p, i, tensor) for i, tensor in enumerate(batch_list.images)]
 
 
@@ -417,11 +405,10 @@ def _finish_picture(p: StableDiffusionProcessing, i: int, tensor: torch.Tensor) 
     """The i-th picture of the batch, through the last hooks, saved, with its infotext."""
     p.batch_index = i
     image = Image.fromarray((255.0 * tensor.permute(1, 2, 0).numpy()).astype(np.uint8))
-    if p.scripts is not None:
-        for hook in (p.scripts.postprocess_image, p.scripts.postprocess_image_after_composite):
-            pp = scripts.PostprocessImageArgs(image)
-            hook(p, pp)
-            image = pp.image
+    for hook in ("postprocess_image", "postprocess_image_after_composite"):
+        pp = scripts.PostprocessImageArgs(image)
+        call_hook(p, hook, pp)
+        image = pp.image
     text = create_infotext(
         p, p.prompts, p.seeds, p.subseeds, index=i, all_negative_prompts=p.negative_prompts
     )

@@ -33,13 +33,8 @@ class ImageRNG:
     """
 
     def __init__(
-        self,
-        shape: tuple[int, int, int],
-        seeds: list[int],
-        subseeds: list[int] | None = None,
-        subseed_strength: float = 0.0,
-        seed_resize_from_h: int = 0,
-        seed_resize_from_w: int = 0,
+        self, shape: tuple[int, int, int], seeds: list[int], subseeds: list[int] | None = None,
+        subseed_strength: float = 0.0, seed_resize_from_h: int = 0, seed_resize_from_w: int = 0,
     ) -> None:
         self.shape = tuple(int(n) for n in shape)
         self.seeds = seeds

@@ -89,7 +89,7 @@ def basedir() -> str:
 
 def list_scripts(folder: str, suffix: str) -> list[tuple[str, Path]]:
     """(base folder, file) of every file in that folder: the host's own first, then every extension's."""
-    own = extensions.Extension(name="", path=paths_internal.script_path, is_builtin=True)
+    own = extensions.Extension(name="", path=paths_internal.script_path)
     return [(ext.path, file) for ext in [own, *extensions.active()] for file in ext.list_files(folder, suffix)]
 
 

@@ -38,16 +38,10 @@ class CheckpointInfo:
         return f"{self.name} [{self.shorthash}]"
 
     @property
-    def short_title(self) -> str:
-        return self.title
-
-    @property
-    def model_name(self) -> str:
-        return self.name
-
-    @property
     def name_for_extra(self) -> str:
         return self.name
+
+    model_name = name_for_extra
 
 
 checkpoints_list: dict[str, CheckpointInfo] = {}

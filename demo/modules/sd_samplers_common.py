@@ -1,5 +1,6 @@
 """What all samplers share (host files: modules/sd_samplers_common.py, sd_samplers_cfg_denoiser.py)."""
 
+import inspect
 from collections import namedtuple
 from collections.abc import Callable
 from typing import Any
@@ -39,19 +40,21 @@ def store_latent(decoded: torch.Tensor) -> None:
 class Sampler:
     """One object per picture batch, made just before sampling: p.sampler."""
 
+    denoiser: Callable[[Any], Any]
+    """what wraps the UNet: makes model_wrap"""
     eta_option_field = "eta_ancestral"
     eta_infotext_field = "Eta"
     eta_default = 1.0
 
-    def __init__(self, func: Callable[..., torch.Tensor]) -> None:
+    def __init__(self, func: Callable[..., torch.Tensor], sd_model: Any) -> None:
         self.func = func
         self.funcname = func.__name__
         self.config: SamplerData | None = None
         self.p: Any = None
         self.eta: float | None = None
         self.last_latent: torch.Tensor | None = None
-        self.model_wrap_cfg: Any = None
-        self.model_wrap: Any = None
+        self.model_wrap = self.denoiser(sd_model)
+        self.model_wrap_cfg = CFGDenoiser(self, self.model_wrap)
         self.sampler_extra_args: dict[str, Any] = {}
 
     def initialize(self, p: Any) -> None:
@@ -83,6 +86,23 @@ class Sampler:
                 return func()
             except InterruptedException:
                 return self.last_latent
+
+    def run(
+        self, p: Any, x: torch.Tensor, levels: torch.Tensor, steps: int, cond: torch.Tensor, uncond: torch.Tensor,
+        *more: torch.Tensor,
+    ) -> torch.Tensor:
+        """All steps from the first latent x; `more` goes to the sampler's function after the levels."""
+        self.initialize(p)
+        arguments = self.eta_arguments(p) if "eta" in inspect.signature(self.func).parameters else {}
+        self.last_latent = x
+        self.sampler_extra_args = {"cond": cond, "uncond": uncond, "cond_scale": p.cfg_scale}
+
+        def model(x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+            return self.model_wrap_cfg(x, level, **self.sampler_extra_args)
+
+        return self.launch_sampling(
+            steps, lambda: self.func(model, x, levels, *more, p.rng.next, self.report, **arguments)
+        )
 
     def report(self, i: int, denoised: torch.Tensor) -> None:
         """After each step."""

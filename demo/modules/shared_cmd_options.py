@@ -24,7 +24,6 @@ def make_parser() -> argparse.ArgumentParser:
     add("--host-style", choices=["a1111", "forge"], default="a1111",
         help="forge: p.modified_noise exists, wins over the noise tensor, and is cleared after use")
     add("--api-only", action="store_true", help="serve the API without the page")
-    add("--api-log", action="store_true", help="print every API request")
     add("--api-auth", default=None, metavar="USER:PASSWORD", help="who may use the API; several with commas between")
     add("--freeze-settings", action="store_true", help="refuse to change settings")
     add("--freeze-settings-in-sections", default=None, metavar="SECTIONS", help="those of these sections only")

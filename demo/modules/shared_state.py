@@ -9,23 +9,18 @@ from PIL import Image
 
 
 class State:
+    textinfo: str | None = None
+    current_latent: Any = None
+    current_image: Image.Image | None = None
+
     def __init__(self) -> None:
         self.server_start = time.time()
         self.time_start: float | None = None
-        self.job = ""
-        self.job_count = 0
-        self.job_no = 0
-        self.job_timestamp = "0"
-        self.sampling_step = 0
-        self.sampling_steps = 0
-        self.skipped = False
-        self.interrupted = False
-        self.stopping_generation = False
-        self.textinfo: str | None = None
-        self.current_latent: Any = None
-        self.current_image: Image.Image | None = None
-        self.current_image_sampling_step = 0
-        self.id_live_preview = 0
+        self.job, self.job_timestamp = "", "0"
+        self.job_count = self.job_no = self.sampling_step = self.sampling_steps = 0
+        self.skipped = self.interrupted = self.stopping_generation = False
+        self.textinfo = self.current_latent = self.current_image = None
+        self.current_image_sampling_step = self.id_live_preview = 0
 
     def interrupt(self) -> None:
         self.interrupted = True

@@ -1,12 +1,8 @@
 """The page (host file: modules/ui.py)."""
 
-import json
-from typing import Any
-
 import gradio as gr
 from modules import (
     gradio_compat,
-    images,
     infotext_utils,
     paths_internal,
     script_callbacks,
@@ -19,25 +15,21 @@ from modules import (
     ui_settings,
 )
 from modules.call_queue import wrap_gradio_gpu_call
-from modules.infotext_utils import ParamBinding, PasteField
-from modules.ui_common import plaintext_to_html
+from modules.infotext_utils import PasteField
 from modules.ui_components import ToolButton
-
-__all__ = ["create_ui", "plaintext_to_html"]
 
 paste_symbol = "↙"
 
 
 def create_ui() -> gr.Blocks:
     """The whole page. Runs every script's ui() for both tabs; img2img's is not shown."""
-    infotext_utils.reset()
+    infotext_utils.paste_fields.clear()
     script_callbacks.call("before_ui")
     settings = ui_settings.UiSettings()
     settings.register_settings()
 
     tabs = [
         (_create_txt2img, "txt2img", "txt2img"),
-        (_create_pnginfo, "PNG Info", "pnginfo"),
         *((blocks.render, *names) for made in script_callbacks.call("ui_tabs") for blocks, *names in made or []),
         (settings.create_ui, "Settings", "settings"),
     ]
@@ -55,7 +47,6 @@ def create_ui() -> gr.Blocks:
             fn=lambda value: settings.run_one(value, "sd_model_checkpoint"), inputs=[checkpoint], outputs=[checkpoint],
             show_progress=False,
         )
-        infotext_utils.connect_paste_params_buttons()
     with gr.Blocks(analytics_enabled=False), scripts.making_ui(is_img2img=True) as runner:
         runner.setup_ui()
 
@@ -111,9 +102,6 @@ def _create_txt2img() -> None:
                     label="Variation seed", value=-1, precision=0, elem_id="txt2img_subseed", min_width=120
                 )
                 strength = _slider("Variation strength", "txt2img_subseed_strength", 0, 1, 0.01, 0)
-            override_settings = gr.Dropdown(
-                [], label="Override settings", visible=False, elem_id="txt2img_override_settings", multiselect=True
-            )
             with gr.Group(elem_id="txt2img_script_container"):
                 custom_inputs = scripts.scripts_txt2img.setup_ui()
         with gr.Column(elem_id="txt2img_results"):
@@ -124,20 +112,18 @@ def _create_txt2img() -> None:
             )
             infotext = gr.HTML(elem_id="html_info_txt2img", elem_classes=["infotext"])
             html_log = gr.HTML(elem_id="html_log_txt2img", elem_classes=["html-log"])
-            generation_info = gr.Textbox(visible=False, elem_id="generation_info_txt2img")
 
     generate = {
-        "fn": wrap_gradio_gpu_call(txt2img.txt2img, extra_outputs=[None, "", ""]),
+        "fn": wrap_gradio_gpu_call(txt2img.txt2img, extra_outputs=[None, ""]),
         "_js": "demo.submit",
         "inputs": [prompt, negative_prompt, sampler_name, scheduler, steps, n_iter, batch_size, cfg_scale, width,
-                   height, seed, subseed, strength, override_settings, *custom_inputs],
-        "outputs": [gallery, generation_info, infotext, html_log],
+                   height, seed, subseed, strength, *custom_inputs],
+        "outputs": [gallery, infotext, html_log],
         "show_progress": False,
     }
     submit.click(**generate)
     prompt.submit(**generate)
     interrupt.click(fn=shared.state.interrupt, inputs=[], outputs=[], queue=False)
-    gallery.select(fn=_infotext_of_selected, inputs=[generation_info, infotext], outputs=[infotext])
     fields = [
         PasteField(prompt, "Prompt", api="prompt"),
         PasteField(negative_prompt, "Negative prompt", api="negative_prompt"),
@@ -152,40 +138,11 @@ def _create_txt2img() -> None:
         PasteField(strength, "Variation seed strength", api="subseed_strength"),
         *scripts.scripts_txt2img.infotext_fields,
     ]
-    infotext_utils.add_paste_fields("txt2img", None, fields, override_settings)
-    infotext_utils.register_paste_params_button(ParamBinding(paste, "txt2img", source_text_component=prompt))
+    infotext_utils.add_paste_fields("txt2img", None, fields)
+    infotext_utils.connect_paste(paste, infotext_utils.paste_fields["txt2img"]["fields"], prompt)
 
 
 def _slider(label: str, elem_id: str, minimum: float, maximum: float, step: float, value: float) -> gr.Slider:
     return gr.Slider(
         minimum=minimum, maximum=maximum, step=step, value=value, label=label, elem_id=elem_id, min_width=120
     )
-
-
-def _infotext_of_selected(generation_info: str, shown: str, event: gr.SelectData) -> str:
-    """The infotext of the picture that was clicked in the gallery."""
-    try:
-        return plaintext_to_html(json.loads(generation_info)["infotexts"][event.index])
-    except (ValueError, LookupError):
-        return shown
-
-
-def _create_pnginfo() -> None:
-    with gr.Row():
-        with gr.Column():
-            source = gr.File(label="Picture", elem_id="pnginfo_image", file_types=["image"])
-        with gr.Column():
-            shown = gr.HTML(elem_id="pnginfo_html")
-            text = gr.Textbox(visible=False, elem_id="pnginfo_generation_info")
-            send = gr.Button("Send to txt2img", elem_id="txt2img_tab")
-    source.change(fn=_run_pnginfo, inputs=[source], outputs=[shown, text], show_progress=False)
-    send.click(fn=None, _js="demo.switchToTxt2img", inputs=[], outputs=[])
-    infotext_utils.register_paste_params_button(ParamBinding(send, "txt2img", source_text_component=text))
-
-
-def _run_pnginfo(file: Any) -> tuple[str, str]:
-    if file is None:
-        return "", ""
-    text, items = images.read_info_from_image(images.read(getattr(file, "name", file)))
-    rows = {"parameters": text or "no infotext", **items}
-    return "".join(f"<p><b>{key}</b></p>{plaintext_to_html(value)}" for key, value in rows.items()), text or ""

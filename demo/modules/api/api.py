@@ -1,7 +1,6 @@
 """The HTTP API (host files: modules/api/api.py, models.py). Fields that a body does not know it ignores."""
 
 import base64
-import datetime
 import io
 import time
 from contextlib import closing
@@ -93,15 +92,10 @@ def api_middleware(app: FastAPI) -> None:
 
     @app.middleware("http")
     async def exception_handling(request: Request, call_next: Any) -> Any:
-        started = time.time()
         try:
-            response = await call_next(request)
+            return await call_next(request)
         except Exception as e:
-            response = answer(request, e)
-        if shared.cmd_opts.api_log and request.url.path.startswith("/sdapi"):
-            now = datetime.datetime.now().isoformat(sep=" ", timespec="milliseconds")
-            print(f"API {now} {response.status_code} {request.method} {request.url.path} {time.time() - started:.4f}")
-        return response
+            return answer(request, e)
 
     @app.exception_handler(HTTPException)
     async def http_exception_handler(request: Request, e: HTTPException) -> JSONResponse:
