@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from modules import images, processing, scripts
-from modules.ui_components import plaintext_to_html
+from modules.ui_common import plaintext_to_html
 from PIL import Image
 
 

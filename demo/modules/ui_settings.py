@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
-from modules import script_callbacks, shared, ui_components
+from modules import script_callbacks, shared, ui_common
 from modules.options import OptionInfo
 
 
@@ -21,7 +21,7 @@ def create_setting_component(key: str) -> Any:
         arguments.setdefault("info", re.sub(r"<[^>]*>", "", info.comment_after).strip())
     made = component(label=info.label, value=value, elem_id=f"setting_{key}", **arguments)
     if info.refresh is not None:
-        ui_components.create_refresh_button(made, info.refresh, info.component_args, f"refresh_{key}")
+        ui_common.create_refresh_button(made, info.refresh, info.component_args, f"refresh_{key}")
     return made
 
 
@@ -65,7 +65,7 @@ class UiSettings:
             if value != getattr(shared.opts, key) and shared.opts.set(key, value):
                 changed.append(key)
         shared.opts.save(shared.config_filename)
-        return ui_components.plaintext_to_html(
+        return ui_common.plaintext_to_html(
             f"{len(changed)} settings changed{': ' + ', '.join(changed) if changed else ''}."
         )
 
