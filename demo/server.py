@@ -1,6 +1,5 @@
 """Serves the miniature WebUI on this machine's loopback address."""
 
-import os
 import socket
 import sys
 import threading
@@ -64,7 +63,6 @@ def start(argv: Sequence[str] = ()) -> Server:
     """
     if Server._running is not None:
         raise RuntimeError("A miniature WebUI runs in this process already: close it first.")
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     folder = str(Path(__file__).resolve().parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)  # makes demo/modules the host's `modules`
@@ -102,7 +100,7 @@ def _make_app(api_only: bool) -> Any:
     blocks = ui.create_ui()
     Api(app)
     ui_head.add_routes(app)
-    script_callbacks.app_started_callback(None if api_only else blocks, app)
+    script_callbacks.call("app_started", None if api_only else blocks, app)
     if not api_only:
         gradio_compat.mount(app, blocks, allowed_paths=[paths_internal.data_path])
     return app

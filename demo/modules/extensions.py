@@ -12,11 +12,6 @@ class Extension:
     name: str
     path: str
     enabled: bool = True
-    is_builtin: bool = False
-
-    @property
-    def canonical_name(self) -> str:
-        return self.name.lower()
 
     def list_files(self, subdir: str, suffix: str) -> list[Path]:
         """Files of one of the extension's folders (scripts, javascript), by name."""

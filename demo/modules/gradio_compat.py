@@ -4,13 +4,10 @@ Hosts hook into gradio the same way, so that scripts hear of each component as i
 modules/gradio_extensons.py, modules/ui_gradio_extensions.py).
 """
 
-import os
 import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
-
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
 import gradio.blocks
@@ -23,7 +20,7 @@ GRADIO_4 = int(gr.__version__.split(".")[0]) >= 4
 if GRADIO_4:
     import gradio.component_meta
 
-    # it would write a .pyi file beside every source file that derives a component
+    # where somebody imported gradio before us: it would write .pyi files beside our sources, too
     gradio.component_meta.create_or_modify_pyi = lambda *args, **kwargs: None
     _Component = gradio.components.Component
 else:
@@ -58,12 +55,12 @@ def _announced(original: Callable) -> Callable:
         self._announced = True
         if scripts.scripts_current is not None:
             scripts.scripts_current.before_component(self, **kwargs)
-        script_callbacks.before_component_callback(self, **kwargs)
+        script_callbacks.call("before_component", self, **kwargs)
         original(self, *args, **kwargs)
         if GRADIO_4:
             for event in getattr(self, "EVENTS", []):
                 setattr(self, str(event), _AcceptsOldJs(getattr(self, str(event))))
-        script_callbacks.after_component_callback(self, **kwargs)
+        script_callbacks.call("after_component", self, **kwargs)
         if scripts.scripts_current is not None:
             scripts.scripts_current.after_component(self, **kwargs)
 

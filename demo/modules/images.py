@@ -18,11 +18,9 @@ def read(source: Any) -> Image.Image:
     return image
 
 
-def image_grid(images: list[Image.Image], batch_size: int = 1) -> Image.Image:
+def image_grid(images: list[Image.Image], batch_size: int = 1, rows: int | None = None) -> Image.Image:
     """All pictures on one, as near a square as rows without gaps allow."""
-    rows = math.floor(math.sqrt(len(images)))
-    while len(images) % rows:
-        rows -= 1
+    rows = rows or next(n for n in range(math.isqrt(len(images)), 0, -1) if len(images) % n == 0)
     columns = math.ceil(len(images) / rows)
     width, height = images[0].size
     grid = Image.new("RGB", (columns * width, rows * height), "black")
@@ -63,10 +61,10 @@ def save_image(
     filename = str(folder / f"{basename}{'-' if basename else ''}{stem}.png")
     pnginfo = {"parameters": info} if info is not None else {}
     params = script_callbacks.ImageSaveParams(image, p, filename, pnginfo)
-    script_callbacks.before_image_saved_callback(params)
+    script_callbacks.call("before_image_saved", params)
     image = params.image
     image.info = {**image.info, **(params.pnginfo if shared.opts.enable_pnginfo else {})}
     Path(params.filename).write_bytes(png_bytes(image))
     image.already_saved_as = params.filename
-    script_callbacks.image_saved_callback(params)
+    script_callbacks.call("image_saved", params)
     return params.filename, None

@@ -1,7 +1,5 @@
 """Infotext: written, parsed, and pasted back into the page (host file: modules/infotext_utils.py)."""
 
-import base64
-import io
 import json
 import re
 import sys
@@ -10,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from modules import errors, images, paths_internal, prompt_parser, script_callbacks, shared
+from modules import errors, paths_internal, prompt_parser, script_callbacks, shared
 
 sys.modules["modules.generation_parameters_copypaste"] = sys.modules[__name__]  # the name that older extensions use
 
@@ -18,12 +16,8 @@ re_param = re.compile(r'\s*(?P<key>\w[\w \-/]+):\s*(?P<value>"(?:\\.|[^\\"])+"|[
 _SIZE = re.compile(r"^(\d+)x(\d+)$")
 
 #: What a key that is not there means.
-_ABSENT = {
-    "Clip skip": "1", "Hires resize-1": 0, "Hires resize-2": 0, "Hires sampler": "Use same sampler",
-    "Hires schedule type": "Use same scheduler", "Hires checkpoint": "Use same checkpoint", "Hires prompt": "",
-    "Hires negative prompt": "", "RNG": "GPU", "Schedule type": "Automatic", "Schedule max sigma": 0,
-    "Schedule min sigma": 0, "Schedule rho": 0, "VAE Encoder": "Full", "VAE Decoder": "Full",
-}
+_ABSENT = {"RNG": "GPU", "Schedule type": "Automatic", "Schedule max sigma": 0, "Schedule min sigma": 0,
+           "Schedule rho": 0}
 
 
 class PasteField(tuple):
@@ -43,22 +37,7 @@ class PasteField(tuple):
         self.function = target if callable(target) else None
 
 
-class ParamBinding:
-    """A button that pastes `source_text_component` into a tab."""
-
-    def __init__(self, paste_button: Any, tabname: str, source_text_component: Any = None, **others: Any) -> None:
-        self.paste_button = paste_button
-        self.tabname = tabname
-        self.source_text_component = source_text_component
-
-
 paste_fields: dict[str, dict] = {}
-registered_param_bindings: list[ParamBinding] = []
-
-
-def reset() -> None:
-    paste_fields.clear()
-    registered_param_bindings.clear()
 
 
 def quote(value: Any) -> Any:
@@ -77,7 +56,7 @@ def unquote(text: str) -> str:
         return text
 
 
-def parse_generation_parameters(x: str, skip_fields: list[str] | None = None) -> dict[str, Any]:
+def parse_generation_parameters(x: str) -> dict[str, Any]:
     """Infotext as a dict. The last line is parameters if it has at least three, else it is prompt."""
     *lines, last = x.strip().split("\n")
     parameters = [(m["key"], m["value"]) for m in re_param.finditer(last)]
@@ -105,54 +84,21 @@ def parse_generation_parameters(x: str, skip_fields: list[str] | None = None) ->
     attention = [piece for text in texts.values() for piece in prompt_parser.parse_prompt_attention("\n".join(text))]
     if "Emphasis" not in result and any(weight not in (1.0, -1) for _, weight in attention):
         result["Emphasis"] = "Original"
-    for key in shared.opts.infotext_skip_pasting if skip_fields is None else skip_fields:
-        result.pop(key, None)
     return result
-
-
-def image_from_url_text(data: Any) -> Any:
-    """A picture that the browser sent as base64."""
-    if not data:
-        return None
-    text = (data[0] if isinstance(data, list) else data).removeprefix("data:image/png;base64,")
-    return images.read(io.BytesIO(base64.b64decode(text)))
 
 
 def add_paste_fields(tabname: str, init_img: Any, fields: list, override_settings_component: Any = None) -> None:
     fields = [f if isinstance(f, PasteField) else PasteField(*f) for f in fields or []]
-    paste_fields[tabname] = {
-        "init_img": init_img, "fields": fields, "override_settings_component": override_settings_component,
-    }
+    paste_fields[tabname] = {"fields": fields}
 
 
-def register_paste_params_button(binding: ParamBinding) -> None:
-    registered_param_bindings.append(binding)
-
-
-def connect_paste_params_buttons() -> None:
-    for binding in registered_param_bindings:
-        tab = paste_fields[binding.tabname]
-        connect_paste(binding.paste_button, tab["fields"], binding.source_text_component,
-                      tab["override_settings_component"], binding.tabname)
-
-
-def create_override_settings_dict(text_pairs: list[str]) -> dict[str, Any]:
-    """["Clip skip: 2"] as {"CLIP_stop_at_last_layers": 2}; what no option is called is left out."""
-    params = dict(pair.split(":", maxsplit=1) for pair in text_pairs)
-    return {
-        name: shared.opts.cast_value(name, params[info.infotext].strip())
-        for name, info in shared.opts.data_labels.items()
-        if info.infotext in params
-    }
-
-
-def get_override_settings(params: dict, *, skip_fields: Any = ()) -> list[tuple[str, str, Any]]:
+def get_override_settings(params: dict) -> list[tuple[str, str, Any]]:
     """(infotext name, option, value) of every option that the infotext has other than it is set now."""
     result = []
     for name, info in shared.opts.data_labels.items():
-        if not info.infotext or info.infotext in skip_fields or params.get(info.infotext) is None:
+        if not info.infotext or params.get(info.infotext) is None:
             continue
-        if name == "sd_model_checkpoint" and shared.opts.disable_weights_auto_swap:
+        if name == "sd_model_checkpoint":  # the host's default: a pasted text does not change the checkpoint
             continue
         value = shared.opts.cast_value(name, params[info.infotext])
         if value != getattr(shared.opts, name, None):
@@ -181,7 +127,7 @@ def _component_value(field: PasteField, params: dict) -> Any:
         return gr.update()
 
 
-def connect_paste(button: Any, fields: list, input_comp: Any, override_settings_component: Any, tabname: str) -> None:
+def connect_paste(button: Any, fields: list, input_comp: Any) -> None:
     """Makes `button` paste the text of `input_comp`, or params.txt of the last generation where that is empty."""
 
     def paste(text: str) -> list:
@@ -189,15 +135,8 @@ def connect_paste(button: Any, fields: list, input_comp: Any, override_settings_
             last = Path(paths_internal.data_path) / "params.txt"
             text = last.read_text(encoding="utf8") if last.is_file() else ""
         params = parse_generation_parameters(text)
-        script_callbacks.infotext_pasted_callback(text, params)
-        updates = [_component_value(field, params) for field in fields]
-        if override_settings_component is not None:
-            handled = {key for _, key in fields if isinstance(key, str)}
-            pairs = [f"{name}: {value}" for name, _, value in get_override_settings(params, skip_fields=handled)]
-            updates.append(gr.update(value=pairs, choices=pairs, visible=bool(pairs)))
-        return updates
+        script_callbacks.call("infotext_pasted", text, params)
+        return [_component_value(field, params) for field in fields]
 
     outputs = [component for component, _ in fields]
-    if override_settings_component is not None:
-        outputs.append(override_settings_component)
     button.click(fn=paste, inputs=[input_comp], outputs=outputs, show_progress=False)

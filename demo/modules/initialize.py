@@ -2,7 +2,7 @@
 
 import argparse
 
-from modules import cmd_args, paths_internal, shared_cmd_options
+from modules import paths_internal, shared_cmd_options
 
 
 def parse_command_line(argv: list[str]) -> None:
@@ -12,7 +12,7 @@ def parse_command_line(argv: list[str]) -> None:
     finder = argparse.ArgumentParser(add_help=False)
     finder.add_argument("--extension", action="append")
     folders = finder.parse_known_args(argv)[0].extension or [paths_internal.repository_path]
-    parser = cmd_args.make_parser()
+    parser = shared_cmd_options.make_parser()
     script_loading.preload_extensions(folders, parser)
     shared_cmd_options.use(parser, argv)
     cmd_opts = shared_cmd_options.cmd_opts
@@ -24,15 +24,15 @@ def parse_command_line(argv: list[str]) -> None:
 def initialize(argv: list[str]) -> None:
     """May be called again for a fresh host in the same process; modules of the host stay loaded, as on Reload UI."""
     parse_command_line(argv)
-    from modules import extra_networks, extra_networks_lora, script_callbacks, scripts, sd_models, shared
+    from modules import extra_networks, script_callbacks, scripts, sd_models, shared
 
-    script_callbacks.script_unloaded_callback()
+    script_callbacks.call("script_unloaded")
     shared.load_options()
     shared.state.__init__()
     sd_models.list_models()
     scripts.load_scripts()
     extra_networks.extra_network_registry.clear()
-    extra_networks.register_extra_network(extra_networks_lora.ExtraNetworkLora())
+    extra_networks.register_extra_network(extra_networks.ExtraNetworkLora())
     sd_models.reload_model_weights()
     # AUTOMATIC1111's way (initialize_util.py); Forge loads a checkpoint only when the next picture is made.
     shared.opts.onchange("sd_model_checkpoint", sd_models.reload_model_weights, call=False)

@@ -11,37 +11,23 @@ from modules import errors
 from modules.shared_cmd_options import cmd_opts
 
 
+@dataclass
 class OptionInfo:
     """One setting: default, label, component, and what infotext calls it."""
 
-    def __init__(
-        self,
-        default: Any = None,
-        label: str = "",
-        component: Any = None,
-        component_args: dict | Callable[[], dict] | None = None,
-        onchange: Callable[[], None] | None = None,
-        section: tuple | None = None,
-        refresh: Callable[[], None] | None = None,
-        comment_before: str = "",
-        comment_after: str = "",
-        infotext: str | None = None,
-        restrict_api: bool = False,
-        category_id: str | None = None,
-    ) -> None:
-        self.default = default
-        self.label = label
-        self.component = component
-        self.component_args = component_args
-        self.onchange = onchange
-        self.section = section
-        self.refresh = refresh
-        self.comment_before = comment_before
-        self.comment_after = comment_after
-        self.infotext = infotext
-        self.restrict_api = restrict_api
-        self.category_id = category_id
-        self.do_not_save = False
+    default: Any = None
+    label: str = ""
+    component: Any = None
+    component_args: dict | Callable[[], dict] | None = None
+    onchange: Callable[[], None] | None = None
+    section: tuple | None = None
+    refresh: Callable[[], None] | None = None
+    comment_before: str = ""
+    comment_after: str = ""
+    infotext: str | None = None
+    restrict_api: bool = False
+    category_id: str | None = None
+    do_not_save = False
 
     def info(self, text: str) -> "OptionInfo":
         self.comment_after += f"<span class='info'>({text})</span>"

@@ -2,7 +2,7 @@
 
 import json
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,12 @@ from PIL import Image
 
 opt_C = 4  # noqa: N816 - the host's name
 opt_f = 8
+
+
+def call_hook(p: Any, hook: str, *args: Any, **kwargs: Any) -> None:
+    """One hook of every script of `p`, which need not have any."""
+    if p.scripts is not None:
+        getattr(p.scripts, hook)(p, *args, **kwargs)
 
 
 @dataclass(repr=False)
@@ -61,27 +67,11 @@ class StableDiffusionProcessing:
     override_settings_restore_afterwards: bool = True
     disable_extra_networks: bool = False
 
-    is_hr_pass: bool = field(default=False, init=False)
-    is_api: bool = field(default=False, init=False)
-    user: str | None = field(default=None, init=False)
-    sampler: Any = field(default=None, init=False)
-    rng: Any = field(default=None, init=False)
-    c: Any = field(default=None, init=False)
-    uc: Any = field(default=None, init=False)
-    iteration: int = field(default=0, init=False)
-    all_prompts: list[str] | None = field(default=None, init=False)
-    all_negative_prompts: list[str] | None = field(default=None, init=False)
-    all_seeds: list[int] | None = field(default=None, init=False)
-    all_subseeds: list[int] | None = field(default=None, init=False)
-    main_prompt: str | None = field(default=None, init=False)
-    main_negative_prompt: str | None = field(default=None, init=False)
-    prompts: list[str] | None = field(default=None, init=False)
-    negative_prompts: list[str] | None = field(default=None, init=False)
-    seeds: list[int] | None = field(default=None, init=False)
-    subseeds: list[int] | None = field(default=None, init=False)
-    extra_network_data: dict | None = field(default=None, init=False)
-    sd_model_name: str | None = field(default=None, init=False)
-    sd_model_hash: str | None = field(default=None, init=False)
+    is_hr_pass = is_api = False
+    iteration = 0
+    user = sampler = rng = c = uc = extra_network_data = sd_model_name = sd_model_hash = None
+    all_prompts = all_negative_prompts = all_seeds = all_subseeds = main_prompt = main_negative_prompt = None
+    prompts = negative_prompts = seeds = subseeds = None
 
     def __post_init__(self) -> None:
         self.sd_model = shared.sd_model
@@ -153,13 +143,6 @@ class StableDiffusionProcessing:
         self.uc = self.sd_model.get_learned_conditioning(self.negative_prompts)
         self.c = self.sd_model.get_learned_conditioning(self.prompts)
 
-    def sample(
-        self, conditioning: Any, unconditional_conditioning: Any, seeds: list[int], subseeds: list[int],
-        subseed_strength: float, prompts: list[str],
-    ) -> torch.Tensor:
-        """Latents [B, 4, h, w] of this batch's pictures."""
-        raise NotImplementedError
-
 
 @dataclass(repr=False)
 class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
@@ -172,9 +155,10 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         self, conditioning: Any, unconditional_conditioning: Any, seeds: list[int], subseeds: list[int],
         subseed_strength: float, prompts: list[str],
     ) -> torch.Tensor:
+        """Latents [B, 4, h, w] of this batch's pictures."""
         self.sampler = sd_samplers.create_sampler(self.sampler_name, self.sd_model)
         x = self.rng.next()
-        self._before_every_sampling(x, x)
+        call_hook(self, "process_before_every_sampling", x=x, noise=x, c=self.c, uc=self.uc)
         samples = self.sampler.sample(self, self._noise(x), conditioning, unconditional_conditioning)
         return self._sample_hr_pass(samples) if self.enable_hr else samples
 
@@ -189,23 +173,27 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         self.rng = rng.ImageRNG(samples.shape[1:], self.seeds, self.subseeds, self.subseed_strength)
         noise = self.rng.next()
         self.sampler = sd_samplers.create_sampler(self.sampler_name, self.sd_model)
-        if self.scripts is not None:
-            self.scripts.before_hr(self)
+        call_hook(self, "before_hr")
         for _ in range(2 if cmd_opts.host_style == "forge" else 1):  # Forge does call it twice
-            self._before_every_sampling(samples, noise)
+            call_hook(self, "process_before_every_sampling", x=samples, noise=noise, c=self.c, uc=self.uc)
         samples = self.sampler.sample_img2img(self, samples, self._noise(noise), self.c, self.uc)
         self.is_hr_pass = False
         return samples
-
-    def _before_every_sampling(self, x: torch.Tensor, noise: torch.Tensor) -> None:
-        if self.scripts is not None:
-            self.scripts.process_before_every_sampling(self, x=x, noise=noise, c=self.c, uc=self.uc)
 
     def _noise(self, noise: torch.Tensor) -> torch.Tensor:
         """What an extension has put in p.modified_noise, in the hosts that have it."""
         if getattr(self, "modified_noise", None) is not None and cmd_opts.host_style == "forge":
             noise, self.modified_noise = self.modified_noise, None
         return noise
+
+
+#: What a generation's result takes from p, and what the API's "info" has besides.
+_OF_P = (
+    "all_prompts", "all_negative_prompts", "all_seeds", "all_subseeds", "subseed_strength", "width", "height",
+    "sampler_name", "cfg_scale", "steps", "batch_size", "sd_model_name", "sd_model_hash", "seed_resize_from_w",
+    "seed_resize_from_h", "denoising_strength", "extra_generation_params", "styles",
+)
+_OWN = ("prompt", "negative_prompt", "seed", "subseed", "index_of_first_image", "infotexts", "job_timestamp", "version")
 
 
 class Processed:
@@ -219,8 +207,8 @@ class Processed:
         self.info = info
         self.infotexts = infotexts or [info] * len(images_list)
         self.comments = "".join(f"{comment}\n" for comment in p.comments)
-        self.all_prompts, self.all_negative_prompts = p.all_prompts, p.all_negative_prompts
-        self.all_seeds, self.all_subseeds = p.all_seeds, p.all_subseeds
+        for name in _OF_P:
+            setattr(self, name, getattr(p, name))
         # None before a generation has begun
         self.prompt = p.all_prompts[0] if p.all_prompts else p.prompt
         self.negative_prompt = p.all_negative_prompts[0] if p.all_negative_prompts else p.negative_prompt
@@ -228,20 +216,10 @@ class Processed:
         self.index_of_first_image = index_of_first_image
         self.job_timestamp = state.job_timestamp
         self.version = launch_utils.git_tag()
-        for name in ("subseed_strength", "width", "height", "sampler_name", "cfg_scale", "steps", "batch_size",
-                     "sd_model_name", "sd_model_hash", "seed_resize_from_w", "seed_resize_from_h",
-                     "denoising_strength", "extra_generation_params", "styles"):
-            setattr(self, name, getattr(p, name))
 
     def js(self) -> str:
         """Everything as JSON; a callable among extra_generation_params becomes null, as in the host."""
-        names = (
-            "prompt", "all_prompts", "negative_prompt", "all_negative_prompts", "seed", "all_seeds", "subseed",
-            "all_subseeds", "subseed_strength", "width", "height", "sampler_name", "cfg_scale", "steps", "batch_size",
-            "sd_model_name", "sd_model_hash", "seed_resize_from_w", "seed_resize_from_h", "denoising_strength",
-            "extra_generation_params", "index_of_first_image", "infotexts", "styles", "job_timestamp", "version",
-        )
-        return json.dumps({name: getattr(self, name) for name in names}, default=lambda o: None)
+        return json.dumps({name: getattr(self, name) for name in (*_OF_P, *_OWN)}, default=lambda o: None)
 
     def infotext(self, p: StableDiffusionProcessing, index: int) -> str:
         return create_infotext(
@@ -290,16 +268,14 @@ def create_infotext(
         "CFG scale": p.cfg_scale,
         "Seed": p.all_seeds[0] if use_main_prompt else all_seeds[index],
         "Size": f"{p.width}x{p.height}",
-        "Model hash": p.sd_model_hash if opts.add_model_hash_to_info else None,
-        "Model": p.sd_model_name if opts.add_model_name_to_info else None,
+        "Model hash": p.sd_model_hash,
+        "Model": p.sd_model_name,
         "Variation seed": (p.all_subseeds[0] if use_main_prompt else all_subseeds[index]) if varied else None,
         "Variation seed strength": p.subseed_strength if varied else None,
         "Denoising strength": p.denoising_strength if getattr(p, "enable_hr", False) else None,
         "Seed resize from": f"{p.seed_resize_from_w}x{p.seed_resize_from_h}" if resized else None,
-        "ENSD": opts.eta_noise_seed_delta or None,
-        "RNG": opts.randn_source if opts.randn_source != "GPU" else None,
         **p.extra_generation_params,
-        "Version": launch_utils.git_tag() if opts.add_version_to_infotext else None,
+        "Version": launch_utils.git_tag(),
     }
     for key, value in generation_params.items():
         try:
@@ -324,8 +300,7 @@ def process_images(p: StableDiffusionProcessing) -> Processed:
 
     Only options that config.json or an extension put in opts.data are set back afterwards: the host's behaviour.
     """
-    if p.scripts is not None:
-        p.scripts.before_process(p)
+    call_hook(p, "before_process")
     stored = {k: opts.data[k] for k in p.override_settings if k in opts.data}
     try:
         if sd_models.checkpoint_aliases.get(p.override_settings.get("sd_model_checkpoint")) is None:
@@ -349,8 +324,7 @@ def process_images_inner(p: StableDiffusionProcessing) -> Processed:
     count = len(p.all_prompts)
     p.all_seeds = [seed + (i if p.subseed_strength == 0 else 0) for i in range(count)]
     p.all_subseeds = [subseed + i for i in range(count)]
-    if p.scripts is not None:
-        p.scripts.process(p)
+    call_hook(p, "process")
 
     infotexts: list[str] = []
     output_images: list[Image.Image] = []
@@ -379,8 +353,7 @@ def process_images_inner(p: StableDiffusionProcessing) -> Processed:
         p, output_images, seed=p.all_seeds[0], info=infotexts[0], subseed=p.all_subseeds[0],
         index_of_first_image=index_of_first_image, infotexts=infotexts,
     )
-    if p.scripts is not None:
-        p.scripts.postprocess(p, result)
+    call_hook(p, "postprocess", result)
     return result
 
 
@@ -396,16 +369,14 @@ def _process_batch(p: StableDiffusionProcessing, n: int) -> list[tuple[Image.Ima
         seed_resize_from_w=p.seed_resize_from_w,
     )
     batch = {"batch_number": n, "prompts": p.prompts, "seeds": p.seeds, "subseeds": p.subseeds}
-    if p.scripts is not None:
-        p.scripts.before_process_batch(p, **batch)
+    call_hook(p, "before_process_batch", **batch)
     if not p.prompts:
         return []
     p.parse_extra_network_prompts()
     batch["prompts"] = p.prompts
     if not p.disable_extra_networks:
         extra_networks.activate(p, p.extra_network_data)
-    if p.scripts is not None:
-        p.scripts.process_batch(p, **batch)
+    call_hook(p, "process_batch", **batch)
     p.setup_conds()
     if n == 0:  # before sampling: what the sampling hook adds to infotext is not in params.txt
         text = Processed(p, []).infotext(p, 0)
@@ -414,10 +385,9 @@ def _process_batch(p: StableDiffusionProcessing, n: int) -> list[tuple[Image.Ima
         state.job = f"Batch {n + 1} out of {p.n_iter}"
 
     samples = p.sample(p.c, p.uc, p.seeds, p.subseeds, p.subseed_strength, p.prompts)
-    if p.scripts is not None:
-        ps = scripts.PostSampleArgs(samples)
-        p.scripts.post_sample(p, ps)
-        samples = ps.samples
+    ps = scripts.PostSampleArgs(samples)
+    call_hook(p, "post_sample", ps)
+    samples = ps.samples
     devices.test_for_nans(samples, "unet")
     decoded = [p.sd_model.decode_first_stage(sample.unsqueeze(0))[0] for sample in samples]  # singly, as the host
     pictures = (torch.stack(decoded).float() / 2 + 0.5).clamp(0, 1)
@@ -425,10 +395,9 @@ def _process_batch(p: StableDiffusionProcessing, n: int) -> list[tuple[Image.Ima
     state.nextjob()
 
     batch_list = scripts.PostprocessBatchListArgs(list(pictures))
-    if p.scripts is not None:
-        p.scripts.postprocess_batch(p, pictures, batch_number=n)
-        p.prompts, p.negative_prompts = p.all_prompts[part], p.all_negative_prompts[part]
-        p.scripts.postprocess_batch_list(p, batch_list, batch_number=n)
+    call_hook(p, "postprocess_batch", pictures, batch_number=n)
+    p.prompts, p.negative_prompts = p.all_prompts[part], p.all_negative_prompts[part]
+    call_hook(p, "postprocess_batch_list", batch_list, batch_number=n)
     return [_finish_picture(p, i, tensor) for i, tensor in enumerate(batch_list.images)]
 
 
@@ -436,11 +405,10 @@ def _finish_picture(p: StableDiffusionProcessing, i: int, tensor: torch.Tensor) 
     """The i-th picture of the batch, through the last hooks, saved, with its infotext."""
     p.batch_index = i
     image = Image.fromarray((255.0 * tensor.permute(1, 2, 0).numpy()).astype(np.uint8))
-    if p.scripts is not None:
-        for hook in (p.scripts.postprocess_image, p.scripts.postprocess_image_after_composite):
-            pp = scripts.PostprocessImageArgs(image)
-            hook(p, pp)
-            image = pp.image
+    for hook in ("postprocess_image", "postprocess_image_after_composite"):
+        pp = scripts.PostprocessImageArgs(image)
+        call_hook(p, hook, pp)
+        image = pp.image
     text = create_infotext(
         p, p.prompts, p.seeds, p.subseeds, index=i, all_negative_prompts=p.negative_prompts
     )

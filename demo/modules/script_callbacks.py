@@ -1,6 +1,6 @@
 """Callbacks outside of a script's hooks (host file: modules/script_callbacks.py). Exceptions in them are swallowed."""
 
-import inspect
+import sys
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,18 +55,18 @@ def clear_callbacks() -> None:
 
 def _caller() -> str:
     """The file that registers a callback: the first frame outside this one."""
-    return next((f.filename for f in inspect.stack() if f.filename != __file__), "unknown file")
+    frame = sys._getframe()  # inspect.stack reads the source of every frame: a second of the start
+    while frame is not None and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    return frame.f_code.co_filename if frame else "unknown file"
 
 
-def _register(category: str, callback: Callable) -> None:
-    callback_map[category].append(ScriptCallback(_caller(), callback))
-
-
-def _call(category: str, *args: Any) -> list:
+def call(category: str, *args: Any, **kwargs: Any) -> list:
+    """What all callbacks of a category answer; an exception in one is printed and swallowed."""
     results = []
     for c in list(callback_map[category]):
         try:
-            results.append(c.callback(*args))
+            results.append(c.callback(*args, **kwargs))
         except Exception:
             errors.report(f"Error executing callback {category} for {c.script}", exc_info=True)
     return results
@@ -84,117 +84,27 @@ def remove_callbacks_for_function(callback: Callable) -> None:
         callbacks[:] = [c for c in callbacks if c.callback is not callback]
 
 
-def on_app_started(callback: Callable, *, name: str | None = None) -> None:
-    """callback(demo: gradio.Blocks | None, app: fastapi.FastAPI), before the server answers."""
-    _register("app_started", callback)
+def _registration(category: str) -> Callable[..., None]:
+    def register(callback: Callable, *, name: str | None = None) -> None:
+        callback_map[category].append(ScriptCallback(_caller(), callback))
+
+    return register
 
 
-def on_before_ui(callback: Callable, *, name: str | None = None) -> None:
-    _register("before_ui", callback)
-
-
-def on_ui_settings(callback: Callable, *, name: str | None = None) -> None:
-    """callback() adds options with shared.opts.add_option."""
-    _register("ui_settings", callback)
-
-
-def on_ui_tabs(callback: Callable, *, name: str | None = None) -> None:
-    """callback() returns [(blocks, title, elem_id)]."""
-    _register("ui_tabs", callback)
-
-
-def on_model_loaded(callback: Callable, *, name: str | None = None) -> None:
-    _register("model_loaded", callback)
-
-
-def on_script_unloaded(callback: Callable, *, name: str | None = None) -> None:
-    _register("script_unloaded", callback)
-
-
-def on_infotext_pasted(callback: Callable, *, name: str | None = None) -> None:
-    """callback(infotext: str, params: dict), params may be changed."""
-    _register("infotext_pasted", callback)
-
-
-def on_before_image_saved(callback: Callable, *, name: str | None = None) -> None:
-    _register("before_image_saved", callback)
-
-
-def on_image_saved(callback: Callable, *, name: str | None = None) -> None:
-    _register("image_saved", callback)
-
-
-def on_cfg_denoiser(callback: Callable, *, name: str | None = None) -> None:
-    _register("cfg_denoiser", callback)
-
-
-def on_cfg_denoised(callback: Callable, *, name: str | None = None) -> None:
-    _register("cfg_denoised", callback)
-
-
-def on_before_component(callback: Callable, *, name: str | None = None) -> None:
-    _register("before_component", callback)
-
-
-def on_after_component(callback: Callable, *, name: str | None = None) -> None:
-    _register("after_component", callback)
-
-
-def app_started_callback(demo: Any, app: Any) -> None:
-    _call("app_started", demo, app)
-
-
-def before_ui_callback() -> None:
-    _call("before_ui")
-
-
-def ui_settings_callback() -> None:
-    _call("ui_settings")
-
-
-def ui_tabs_callback() -> list:
-    return [tab for tabs in _call("ui_tabs") for tab in tabs or []]
-
-
-def model_loaded_callback(sd_model: Any) -> None:
-    _call("model_loaded", sd_model)
-
-
-def script_unloaded_callback() -> None:
-    _call("script_unloaded")
-
-
-def infotext_pasted_callback(infotext: str, params: dict[str, Any]) -> None:
-    _call("infotext_pasted", infotext, params)
-
-
-def before_image_saved_callback(params: ImageSaveParams) -> None:
-    _call("before_image_saved", params)
-
-
-def image_saved_callback(params: ImageSaveParams) -> None:
-    _call("image_saved", params)
-
-
-def cfg_denoiser_callback(params: CFGDenoiserParams) -> None:
-    _call("cfg_denoiser", params)
-
-
-def cfg_denoised_callback(params: CFGDenoisedParams) -> None:
-    _call("cfg_denoised", params)
-
-
-def before_component_callback(component: Any, **kwargs: Any) -> None:
-    for c in list(callback_map["before_component"]):
-        try:
-            c.callback(component, **kwargs)
-        except Exception:
-            errors.report(f"Error executing callback before_component for {c.script}", exc_info=True)
-
-
-def after_component_callback(component: Any, **kwargs: Any) -> None:
-    for c in list(callback_map["after_component"]):
-        try:
-            c.callback(component, **kwargs)
-        except Exception:
-            errors.report(f"Error executing callback after_component for {c.script}", exc_info=True)
+on_app_started = _registration("app_started")
+"""callback(demo: gradio.Blocks | None, app: fastapi.FastAPI), before the server answers"""
+on_before_ui = _registration("before_ui")
+on_ui_settings = _registration("ui_settings")
+"""callback() adds options with shared.opts.add_option"""
+on_ui_tabs = _registration("ui_tabs")
+"""callback() returns [(blocks, title, elem_id)]"""
+on_model_loaded = _registration("model_loaded")
+on_script_unloaded = _registration("script_unloaded")
+on_infotext_pasted = _registration("infotext_pasted")
+"""callback(infotext: str, params: dict), params may be changed"""
+on_before_image_saved = _registration("before_image_saved")
+on_image_saved = _registration("image_saved")
+on_cfg_denoiser = _registration("cfg_denoiser")
+on_cfg_denoised = _registration("cfg_denoised")
+on_before_component = _registration("before_component")
+on_after_component = _registration("after_component")

@@ -5,8 +5,10 @@ import os
 import re
 import sys
 from collections import namedtuple
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import make_dataclass
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +16,14 @@ import gradio as gr
 from modules import errors, extensions, paths_internal, script_callbacks, script_loading
 
 AlwaysVisible = object()
-
-
-@dataclass
-class PostSampleArgs:
-    samples: Any
-
-
-@dataclass
-class PostprocessImageArgs:
-    image: Any
-
-
-@dataclass
-class PostprocessBatchListArgs:
-    images: list
-
-
-@dataclass
-class OnComponent:
-    component: Any
+PostSampleArgs = make_dataclass("PostSampleArgs", ["samples"])
+PostprocessImageArgs = make_dataclass("PostprocessImageArgs", ["image"])
+PostprocessBatchListArgs = make_dataclass("PostprocessBatchListArgs", ["images"])
+OnComponent = make_dataclass("OnComponent", ["component"])
 
 
 class Script:
-    """Base of every script. Hooks get p, then the values of what `ui` returned; see HOOKS for their order."""
+    """Base of every script. Hooks get p, then the values of what `ui` returned; in the order below."""
 
     name: str | None = None
     section: str | None = None
@@ -55,7 +41,6 @@ class Script:
     api_info: dict | None = None
     on_before_component_elem_id: list | None = None
     on_after_component_elem_id: list | None = None
-    setup_for_ui_only = False
     controls: list | None = None
 
     def title(self) -> str:
@@ -71,37 +56,12 @@ class Script:
     def run(self, p: Any, *args: Any) -> Any:
         """Only of a script chosen in the dropdown: makes all pictures itself and returns a Processed."""
 
-    def setup(self, p: Any, *args: Any) -> None: ...
+    def _nothing(self, *args: Any, **kwargs: Any) -> None:
+        """What a hook does that a script does not define."""
 
-    def before_process(self, p: Any, *args: Any) -> None: ...
-
-    def process(self, p: Any, *args: Any) -> None: ...
-
-    def before_process_batch(self, p: Any, *args: Any, **kwargs: Any) -> None: ...
-
-    def after_extra_networks_activate(self, p: Any, *args: Any, **kwargs: Any) -> None: ...
-
-    def process_batch(self, p: Any, *args: Any, **kwargs: Any) -> None: ...
-
-    def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None: ...
-
-    def post_sample(self, p: Any, ps: PostSampleArgs, *args: Any) -> None: ...
-
-    def postprocess_batch(self, p: Any, *args: Any, **kwargs: Any) -> None: ...
-
-    def postprocess_batch_list(self, p: Any, pp: PostprocessBatchListArgs, *args: Any, **kwargs: Any) -> None: ...
-
-    def postprocess_image(self, p: Any, pp: PostprocessImageArgs, *args: Any) -> None: ...
-
-    def postprocess_image_after_composite(self, p: Any, pp: PostprocessImageArgs, *args: Any) -> None: ...
-
-    def postprocess(self, p: Any, processed: Any, *args: Any) -> None: ...
-
-    def before_hr(self, p: Any, *args: Any) -> None: ...
-
-    def before_component(self, component: Any, **kwargs: Any) -> None: ...
-
-    def after_component(self, component: Any, **kwargs: Any) -> None: ...
+    setup = before_process = process = before_process_batch = after_extra_networks_activate = process_batch = _nothing
+    process_before_every_sampling = before_hr = post_sample = postprocess_batch = postprocess_batch_list = _nothing
+    postprocess_image = postprocess_image_after_composite = postprocess = before_component = after_component = _nothing
 
     def on_before_component(self, callback: Callable, *, elem_id: str) -> None:
         self.on_before_component_elem_id = [*(self.on_before_component_elem_id or []), (elem_id, callback)]
@@ -116,16 +76,6 @@ class Script:
         title = re.sub(r"[^a-z_0-9]", "", re.sub(r"\s", "_", self.title().lower()))
         return f"script_{tab}{title}_{item_id}"
 
-    def describe(self) -> str:
-        return ""
-
-
-#: Hooks in the order in which one txt2img call runs them; from before_process_batch to postprocess_image per batch.
-HOOKS = (
-    "setup", "before_process", "process", "before_process_batch", "after_extra_networks_activate", "process_batch",
-    "process_before_every_sampling", "post_sample", "postprocess_batch", "postprocess_batch_list", "postprocess_image",
-    "postprocess_image_after_composite", "postprocess",
-)
 
 current_basedir = paths_internal.script_path
 ScriptClassData = namedtuple("ScriptClassData", ["script_class", "path", "basedir", "module"])
@@ -139,7 +89,7 @@ def basedir() -> str:
 
 def list_scripts(folder: str, suffix: str) -> list[tuple[str, Path]]:
     """(base folder, file) of every file in that folder: the host's own first, then every extension's."""
-    own = extensions.Extension(name="", path=paths_internal.script_path, is_builtin=True)
+    own = extensions.Extension(name="", path=paths_internal.script_path)
     return [(ext.path, file) for ext in [own, *extensions.active()] for file in ext.list_files(folder, suffix)]
 
 
@@ -189,10 +139,9 @@ class ScriptRunner:
         self.infotext_fields: list = []
         self.paste_field_names: list[str] = []
         self.inputs: list = [None]
-        self.callback_names = list(HOOKS)
 
     def initialize_scripts(self, is_img2img: bool) -> None:
-        self.scripts, self.selectable_scripts, self.alwayson_scripts = [], [], []
+        self.__init__()
         for data in scripts_data:
             try:
                 script = data.script_class()
@@ -208,11 +157,6 @@ class ScriptRunner:
             script.alwayson = visibility is AlwaysVisible
             self.scripts.append(script)
             (self.alwayson_scripts if script.alwayson else self.selectable_scripts).append(script)
-
-    def prepare_ui(self) -> None:
-        self.inputs = [None]
-        self.infotext_fields = []
-        self.paste_field_names = []
 
     def setup_ui(self) -> list:
         """The Script dropdown, and every script's components below it; the inputs that make p.script_args."""
@@ -246,12 +190,6 @@ class ScriptRunner:
 
     def create_script_ui(self, script: Script) -> None:
         script.args_from = script.args_to = len(self.inputs)
-        try:
-            self._create_script_ui(script)
-        except Exception:
-            errors.report(f"Error creating UI for {script.name}: ", exc_info=True)
-
-    def _create_script_ui(self, script: Script) -> None:
         controls = wrap_call(script.ui, script.filename, "ui", script.is_img2img)
         script.controls = controls
         if controls is None:
@@ -295,52 +233,23 @@ class ScriptRunner:
 
     def setup_scrips(self, p: Any, *, is_ui: bool = True) -> None:
         """The host's spelling."""
-        for script in self.ordered_scripts("setup"):
-            if not is_ui and script.setup_for_ui_only:
-                continue
-            try:
-                script.setup(p, *p.script_args[script.args_from : script.args_to])
-            except Exception:
-                errors.report(f"Error running setup: {script.filename}", exc_info=True)
+        self._call("setup", p)
 
-    def before_process(self, p: Any) -> None:
-        self._call("before_process", p)
-
-    def process(self, p: Any) -> None:
-        self._call("process", p)
-
-    def before_process_batch(self, p: Any, **kwargs: Any) -> None:
-        self._call("before_process_batch", p, **kwargs)
-
-    def after_extra_networks_activate(self, p: Any, **kwargs: Any) -> None:
-        self._call("after_extra_networks_activate", p, **kwargs)
-
-    def process_batch(self, p: Any, **kwargs: Any) -> None:
-        self._call("process_batch", p, **kwargs)
-
-    def process_before_every_sampling(self, p: Any, **kwargs: Any) -> None:
-        self._call("process_before_every_sampling", p, **kwargs)
-
-    def before_hr(self, p: Any) -> None:
-        self._call("before_hr", p)
-
-    def post_sample(self, p: Any, ps: PostSampleArgs) -> None:
-        self._call("post_sample", p, ps)
+    before_process = partialmethod(_call, "before_process")
+    process = partialmethod(_call, "process")
+    before_process_batch = partialmethod(_call, "before_process_batch")
+    after_extra_networks_activate = partialmethod(_call, "after_extra_networks_activate")
+    process_batch = partialmethod(_call, "process_batch")
+    process_before_every_sampling = partialmethod(_call, "process_before_every_sampling")
+    before_hr = partialmethod(_call, "before_hr")
+    post_sample = partialmethod(_call, "post_sample")
+    postprocess_batch_list = partialmethod(_call, "postprocess_batch_list")
+    postprocess_image = partialmethod(_call, "postprocess_image")
+    postprocess_image_after_composite = partialmethod(_call, "postprocess_image_after_composite")
+    postprocess = partialmethod(_call, "postprocess")
 
     def postprocess_batch(self, p: Any, images: Any, **kwargs: Any) -> None:
         self._call("postprocess_batch", p, images=images, **kwargs)
-
-    def postprocess_batch_list(self, p: Any, pp: PostprocessBatchListArgs, **kwargs: Any) -> None:
-        self._call("postprocess_batch_list", p, pp, **kwargs)
-
-    def postprocess_image(self, p: Any, pp: PostprocessImageArgs) -> None:
-        self._call("postprocess_image", p, pp)
-
-    def postprocess_image_after_composite(self, p: Any, pp: PostprocessImageArgs) -> None:
-        self._call("postprocess_image_after_composite", p, pp)
-
-    def postprocess(self, p: Any, processed: Any) -> None:
-        self._call("postprocess", p, processed)
 
     def before_component(self, component: Any, **kwargs: Any) -> None:
         self._component_made("before_component", "on_before_component_elem_id", component, kwargs)
@@ -368,6 +277,18 @@ def _describe(control: Any) -> dict:
         **{field: getattr(control, field, None) for field in ("value", "minimum", "maximum", "step")},
         "choices": [c[0] if isinstance(c, tuple) else c for c in choices] if choices is not None else None,
     }
+
+
+@contextmanager
+def making_ui(is_img2img: bool) -> Iterator[ScriptRunner]:
+    """The runner of a tab, its scripts freshly made, while the tab's components are made."""
+    global scripts_current
+    scripts_current = runner = scripts_img2img if is_img2img else scripts_txt2img
+    runner.initialize_scripts(is_img2img)
+    try:
+        yield runner
+    finally:
+        scripts_current = None
 
 
 scripts_txt2img = ScriptRunner()

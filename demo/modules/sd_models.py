@@ -38,16 +38,10 @@ class CheckpointInfo:
         return f"{self.name} [{self.shorthash}]"
 
     @property
-    def short_title(self) -> str:
-        return self.title
-
-    @property
-    def model_name(self) -> str:
-        return self.name
-
-    @property
     def name_for_extra(self) -> str:
         return self.name
+
+    model_name = name_for_extra
 
 
 checkpoints_list: dict[str, CheckpointInfo] = {}
@@ -199,7 +193,7 @@ class SdModelData:
         model = DemoModel(model_folder())
         model.use_checkpoint(select_checkpoint())
         self.sd_model = model
-        script_callbacks.model_loaded_callback(model)
+        script_callbacks.call("model_loaded", model)
 
 
 model_data = SdModelData()
@@ -211,5 +205,5 @@ def reload_model_weights(sd_model: DemoModel | None = None, info: CheckpointInfo
     wanted = info or select_checkpoint()
     if model.sd_checkpoint_info is not wanted:
         model.use_checkpoint(wanted)
-        script_callbacks.model_loaded_callback(model)
+        script_callbacks.call("model_loaded", model)
     return model

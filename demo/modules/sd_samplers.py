@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from modules import sd_samplers_kdiffusion, sd_samplers_timesteps, sd_schedulers, shared
+from modules import sd_samplers_kdiffusion, sd_samplers_timesteps, sd_schedulers
 from modules.sd_samplers_common import Sampler, SamplerData, sample_to_image
 
 __all__ = ["all_samplers", "create_sampler", "find_sampler_config", "get_sampler_and_scheduler", "sample_to_image"]
@@ -30,7 +30,7 @@ def create_sampler(name: str | None, model: Any) -> Sampler:
 
 
 def visible_sampler_names() -> list[str]:
-    return [x.name for x in all_samplers if x.name not in shared.opts.hide_samplers]
+    return [x.name for x in all_samplers]
 
 
 def get_sampler_and_scheduler(

@@ -1,12 +1,14 @@
-"""What all samplers share (host file: modules/sd_samplers_common.py)."""
+"""What all samplers share (host files: modules/sd_samplers_common.py, sd_samplers_cfg_denoiser.py)."""
 
+import inspect
 from collections import namedtuple
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from modules import shared
+from modules import script_callbacks, shared
+from modules.script_callbacks import CFGDenoisedParams, CFGDenoiserParams
 from modules.shared import opts, state
 from PIL import Image
 from tqdm import tqdm
@@ -21,10 +23,6 @@ class SamplerData(namedtuple("SamplerData", ["name", "constructor", "aliases", "
 
 class InterruptedException(BaseException):
     """Ends sampling; the last denoised latent becomes the picture."""
-
-
-def decode_first_stage(model: Any, x: torch.Tensor) -> torch.Tensor:
-    return model.decode_first_stage(x)
 
 
 @torch.no_grad()
@@ -42,19 +40,21 @@ def store_latent(decoded: torch.Tensor) -> None:
 class Sampler:
     """One object per picture batch, made just before sampling: p.sampler."""
 
+    denoiser: Callable[[Any], Any]
+    """what wraps the UNet: makes model_wrap"""
     eta_option_field = "eta_ancestral"
     eta_infotext_field = "Eta"
     eta_default = 1.0
 
-    def __init__(self, func: Callable[..., torch.Tensor]) -> None:
+    def __init__(self, func: Callable[..., torch.Tensor], sd_model: Any) -> None:
         self.func = func
         self.funcname = func.__name__
         self.config: SamplerData | None = None
         self.p: Any = None
         self.eta: float | None = None
         self.last_latent: torch.Tensor | None = None
-        self.model_wrap_cfg: Any = None
-        self.model_wrap: Any = None
+        self.model_wrap = self.denoiser(sd_model)
+        self.model_wrap_cfg = CFGDenoiser(self, self.model_wrap)
         self.sampler_extra_args: dict[str, Any] = {}
 
     def initialize(self, p: Any) -> None:
@@ -87,27 +87,74 @@ class Sampler:
             except InterruptedException:
                 return self.last_latent
 
+    def run(
+        self, p: Any, x: torch.Tensor, levels: torch.Tensor, steps: int, cond: torch.Tensor, uncond: torch.Tensor,
+        *more: torch.Tensor,
+    ) -> torch.Tensor:
+        """All steps from the first latent x; `more` goes to the sampler's function after the levels."""
+        self.initialize(p)
+        arguments = self.eta_arguments(p) if "eta" in inspect.signature(self.func).parameters else {}
+        self.last_latent = x
+        self.sampler_extra_args = {"cond": cond, "uncond": uncond, "cond_scale": p.cfg_scale}
+
+        def model(x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+            return self.model_wrap_cfg(x, level, **self.sampler_extra_args)
+
+        return self.launch_sampling(
+            steps, lambda: self.func(model, x, levels, *more, p.rng.next, self.report, **arguments)
+        )
+
     def report(self, i: int, denoised: torch.Tensor) -> None:
         """After each step."""
         state.sampling_step = i + 1
         self._bar.update()
-
-    def sample(
-        self, p: Any, x: torch.Tensor, conditioning: torch.Tensor, unconditional_conditioning: torch.Tensor,
-        steps: int | None = None, image_conditioning: Any = None,
-    ) -> torch.Tensor:
-        """Latents [B, 4, h, w] of pictures, from noise x of that shape."""
-        raise NotImplementedError
-
-    def sample_img2img(
-        self, p: Any, x: torch.Tensor, noise: torch.Tensor, conditioning: torch.Tensor,
-        unconditional_conditioning: torch.Tensor, steps: int | None = None, image_conditioning: Any = None,
-    ) -> torch.Tensor:
-        """The same from latents x [B, 4, h, w] of pictures, to which noise is added first."""
-        raise NotImplementedError
 
 
 def steps_of_img2img(p: Any, steps: int | None) -> tuple[int, int]:
     """Steps of the schedule, and how many of them, less one, are taken from its end (host: setup_img2img_steps)."""
     steps = steps or p.steps
     return steps, int(min(p.denoising_strength, 0.999) * steps)
+
+
+class CFGDenoiser:
+    """Calls `inner_model(x, level, cond)` for both prompts at once and combines; `level` is sigma or timestep."""
+
+    def __init__(self, sampler: Any, inner_model: Any) -> None:
+        self.sampler = sampler
+        self.inner_model = inner_model
+        self.p: Any = None
+        self.step = 0
+        self.steps = 0
+        self.total_steps = 0
+
+    def pred_x0(self, x: torch.Tensor, out: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        """The denoised latent, for the preview."""
+        return self.inner_model.pred_x0(x, out, level)
+
+    def __call__(
+        self, x: torch.Tensor, level: torch.Tensor, cond: torch.Tensor, uncond: torch.Tensor, cond_scale: float
+    ) -> torch.Tensor:
+        if state.interrupted or state.skipped:
+            raise InterruptedException
+        batch = x.shape[0]
+        level_in = torch.as_tensor(level, dtype=torch.float32).expand(2 * batch)
+        params = CFGDenoiserParams(
+            torch.cat([x, x]), None, level_in, state.sampling_step, state.sampling_steps, cond, uncond, self
+        )
+        script_callbacks.call("cfg_denoiser", params)
+        out = self._both(params)
+        denoised_params = CFGDenoisedParams(out, state.sampling_step, state.sampling_steps, self.inner_model)
+        script_callbacks.call("cfg_denoised", denoised_params)
+        out_cond, out_uncond = denoised_params.x.chunk(2)
+        combined = out_uncond + cond_scale * (out_cond - out_uncond)
+        self.sampler.last_latent = self.pred_x0(x, combined, level)
+        store_latent(self.sampler.last_latent)
+        self.step += 1
+        return combined
+
+    def _both(self, params: CFGDenoiserParams) -> torch.Tensor:
+        """Conditional half, then unconditional; in one call where the prompts have equal numbers of chunks."""
+        if params.text_cond.shape[1] == params.text_uncond.shape[1]:
+            return self.inner_model(params.x, params.sigma, torch.cat([params.text_cond, params.text_uncond]))
+        halves = zip(params.x.chunk(2), params.sigma.chunk(2), (params.text_cond, params.text_uncond), strict=True)
+        return torch.cat([self.inner_model(x, level, text) for x, level, text in halves])

@@ -121,14 +121,13 @@ def plms(
 
 
 def unipc(
-    model: Model, x: torch.Tensor, timesteps: torch.Tensor, alphas_cumprod: torch.Tensor, noise: Noise, report: Report,
-    order: int = 3, variant: str = "bh1", lower_order_final: bool = True,
+    model: Model, x: torch.Tensor, timesteps: torch.Tensor, alphas_cumprod: torch.Tensor, noise: Noise, report: Report
 ) -> torch.Tensor:
     """UniPC, Zhao et al. 2023, from diffusers. As the host's it starts at t = 999 whatever `timesteps` says."""
     n = len(timesteps)
     scheduler = UniPCMultistepScheduler(
-        num_train_timesteps=len(alphas_cumprod), solver_order=order, solver_type=variant,
-        lower_order_final=lower_order_final, prediction_type="epsilon", predict_x0=True,
+        num_train_timesteps=len(alphas_cumprod), solver_order=3, solver_type="bh1", lower_order_final=True,
+        prediction_type="epsilon", predict_x0=True,
     )
     scheduler.set_timesteps(n)
     grid = torch.linspace(len(alphas_cumprod) - 1, 0, n + 1)

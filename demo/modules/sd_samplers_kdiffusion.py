@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from modules import sd_samplers_impl, sd_schedulers
-from modules.sd_samplers_cfg_denoiser import CFGDenoiser
 from modules.sd_samplers_common import Sampler, SamplerData, steps_of_img2img
 from modules.shared import opts
 
@@ -84,11 +83,6 @@ class LCMDenoiser(CompVisDenoiser):
 class KDiffusionSampler(Sampler):
     denoiser = CompVisDenoiser
 
-    def __init__(self, func: Any, sd_model: Any) -> None:
-        super().__init__(func)
-        self.model_wrap = self.denoiser(sd_model)
-        self.model_wrap_cfg = CFGDenoiser(self, self.model_wrap)
-
     def get_sigmas(self, p: Any, steps: int) -> torch.Tensor:
         """[steps + 1] noise levels, the last one 0. WRITES to p.extra_generation_params, as the host's does."""
         discard = self.discards_penultimate(p)
@@ -130,7 +124,7 @@ class KDiffusionSampler(Sampler):
             x = x * (1 + sigmas[0] ** 2) ** 0.5
         else:
             x = x * sigmas[0]
-        return self._run(p, x, sigmas, steps, conditioning, unconditional_conditioning)
+        return self.run(p, x, sigmas, steps, conditioning, unconditional_conditioning)
 
     def sample_img2img(
         self, p: Any, x: torch.Tensor, noise: torch.Tensor, conditioning: torch.Tensor,
@@ -138,23 +132,7 @@ class KDiffusionSampler(Sampler):
     ) -> torch.Tensor:
         steps, taken = steps_of_img2img(p, steps)
         sigmas = self.get_sigmas(p, steps)[steps - taken - 1 :]
-        return self._run(p, x + noise * sigmas[0], sigmas, taken + 1, conditioning, unconditional_conditioning)
-
-    def _run(
-        self, p: Any, x: torch.Tensor, sigmas: torch.Tensor, steps: int, conditioning: torch.Tensor,
-        unconditional_conditioning: torch.Tensor,
-    ) -> torch.Tensor:
-        self.initialize(p)
-        arguments = self.eta_arguments(p) if self.func is sd_samplers_impl.euler_ancestral else {}
-        self.last_latent = x
-        self.sampler_extra_args = {
-            "cond": conditioning, "uncond": unconditional_conditioning, "cond_scale": p.cfg_scale
-        }
-
-        def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-            return self.model_wrap_cfg(x, sigma, **self.sampler_extra_args)
-
-        return self.launch_sampling(steps, lambda: self.func(model, x, sigmas, p.rng.next, self.report, **arguments))
+        return self.run(p, x + noise * sigmas[0], sigmas, taken + 1, conditioning, unconditional_conditioning)
 
 
 class LCMSampler(KDiffusionSampler):
@@ -172,5 +150,3 @@ samplers_data_k_diffusion = [
     _data("Heun", sd_samplers_impl.heun, ["k_heun"], {"second_order": True}),
 ]
 samplers_data_lcm = [_data("LCM", sd_samplers_impl.lcm, ["k_lcm"], {}, LCMSampler)]
-
-__all__ = ["CompVisDenoiser", "KDiffusionSampler", "LCMSampler", "samplers_data_k_diffusion", "samplers_data_lcm"]

@@ -4,9 +4,7 @@ from typing import Any
 
 import torch
 from modules import sd_samplers_impl
-from modules.sd_samplers_cfg_denoiser import CFGDenoiser
 from modules.sd_samplers_common import Sampler, SamplerData, steps_of_img2img
-from modules.shared import opts
 
 
 class CompVisTimestepsDenoiser:
@@ -24,14 +22,10 @@ class CompVisTimestepsDenoiser:
 
 
 class CompVisSampler(Sampler):
+    denoiser = CompVisTimestepsDenoiser
     eta_option_field = "eta_ddim"
     eta_infotext_field = "Eta DDIM"
     eta_default = 0.0
-
-    def __init__(self, func: Any, sd_model: Any) -> None:
-        super().__init__(func)
-        self.model_wrap = CompVisTimestepsDenoiser(sd_model)
-        self.model_wrap_cfg = CFGDenoiser(self, self.model_wrap)
 
     def get_timesteps(self, p: Any, steps: int) -> torch.Tensor:
         """Timesteps ascending; the first step is at [-1]: 751 at 4 steps, 951 at 20, 999 at 3."""
@@ -43,8 +37,9 @@ class CompVisSampler(Sampler):
         steps: int | None = None, image_conditioning: Any = None,
     ) -> torch.Tensor:
         steps = steps or p.steps
+        alphas_cumprod = self.model_wrap.inner_model.alphas_cumprod
         timesteps = self.get_timesteps(p, steps)
-        return self._run(p, x, timesteps, steps, conditioning, unconditional_conditioning)
+        return self.run(p, x, timesteps, steps, conditioning, unconditional_conditioning, alphas_cumprod)
 
     def sample_img2img(
         self, p: Any, x: torch.Tensor, noise: torch.Tensor, conditioning: torch.Tensor,
@@ -52,33 +47,10 @@ class CompVisSampler(Sampler):
     ) -> torch.Tensor:
         steps, taken = steps_of_img2img(p, steps)
         timesteps = self.get_timesteps(p, steps)
-        a = self.model_wrap.inner_model.alphas_cumprod[timesteps[taken]]
-        x = a.sqrt() * x + (1 - a).sqrt() * noise
-        return self._run(p, x, timesteps[:taken], taken, conditioning, unconditional_conditioning)
-
-    def _run(
-        self, p: Any, x: torch.Tensor, timesteps: torch.Tensor, steps: int, conditioning: torch.Tensor,
-        unconditional_conditioning: torch.Tensor,
-    ) -> torch.Tensor:
-        self.initialize(p)
-        self.last_latent = x
-        self.sampler_extra_args = {
-            "cond": conditioning, "uncond": unconditional_conditioning, "cond_scale": p.cfg_scale
-        }
-        arguments: dict[str, Any] = {}
-        if self.func is sd_samplers_impl.ddim:
-            arguments = self.eta_arguments(p)
-        elif self.func is sd_samplers_impl.unipc:
-            arguments = {"order": int(opts.uni_pc_order), "variant": opts.uni_pc_variant,
-                         "lower_order_final": opts.uni_pc_lower_order_final}
-
-        def model(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            return self.model_wrap_cfg(x, t, **self.sampler_extra_args)
-
         alphas_cumprod = self.model_wrap.inner_model.alphas_cumprod
-        return self.launch_sampling(
-            steps, lambda: self.func(model, x, timesteps, alphas_cumprod, p.rng.next, self.report, **arguments)
-        )
+        a = alphas_cumprod[timesteps[taken]]
+        x = a.sqrt() * x + (1 - a).sqrt() * noise
+        return self.run(p, x, timesteps[:taken], taken, conditioning, unconditional_conditioning, alphas_cumprod)
 
 
 def _data(name: str, func: Any, aliases: list[str]) -> SamplerData:

@@ -1,31 +1,26 @@
 """What is being generated, and how far it has come (host file: modules/shared_state.py)."""
 
+import contextlib
 import datetime
 import time
 from typing import Any
 
-from modules import errors
 from PIL import Image
 
 
 class State:
+    textinfo: str | None = None
+    current_latent: Any = None
+    current_image: Image.Image | None = None
+
     def __init__(self) -> None:
         self.server_start = time.time()
         self.time_start: float | None = None
-        self.job = ""
-        self.job_count = 0
-        self.job_no = 0
-        self.job_timestamp = "0"
-        self.sampling_step = 0
-        self.sampling_steps = 0
-        self.skipped = False
-        self.interrupted = False
-        self.stopping_generation = False
-        self.textinfo: str | None = None
-        self.current_latent: Any = None
-        self.current_image: Image.Image | None = None
-        self.current_image_sampling_step = 0
-        self.id_live_preview = 0
+        self.job, self.job_timestamp = "", "0"
+        self.job_count = self.job_no = self.sampling_step = self.sampling_steps = 0
+        self.skipped = self.interrupted = self.stopping_generation = False
+        self.textinfo = self.current_latent = self.current_image = None
+        self.current_image_sampling_step = self.id_live_preview = 0
 
     def interrupt(self) -> None:
         self.interrupted = True
@@ -78,9 +73,7 @@ class State:
         due = step - self.current_image_sampling_step >= shared.opts.show_progress_every_n_steps
         if latent is None or not (shared.opts.live_previews_enable and due):
             return
-        try:
+        with contextlib.suppress(Exception):  # the model may be switched meanwhile; a preview is no reason to fail
             self.current_image = sd_samplers_common.sample_to_image(latent)
             self.current_image_sampling_step = step
             self.id_live_preview += 1
-        except Exception:
-            errors.record_exception()  # the model may be switched meanwhile; a preview is no reason to fail

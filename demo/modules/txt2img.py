@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from modules import images, infotext_utils, processing, scripts
+from modules import images, processing, scripts
 from modules.ui_common import plaintext_to_html
 from PIL import Image
 
@@ -13,14 +13,13 @@ from PIL import Image
 def txt2img(
     prompt: str, negative_prompt: str, sampler_name: str, scheduler: str, steps: float, n_iter: float,
     batch_size: float, cfg_scale: float, width: float, height: float, seed: float | None, subseed: float | None,
-    subseed_strength: float, override_settings_texts: list[str] | None, *script_args: Any,
+    subseed_strength: float, *script_args: Any,
 ) -> tuple:
-    """Pictures for the gallery, "info" as JSON, the first infotext, and comments, from the page's values."""
+    """Pictures for the gallery, the first infotext, and comments, from the page's values."""
     p = processing.StableDiffusionProcessingTxt2Img(
         prompt=prompt, negative_prompt=negative_prompt, sampler_name=sampler_name, scheduler=scheduler,
         steps=int(steps), n_iter=int(n_iter), batch_size=int(batch_size), cfg_scale=cfg_scale, width=int(width),
         height=int(height), seed=_seed(seed), subseed=_seed(subseed), subseed_strength=subseed_strength,
-        override_settings=infotext_utils.create_override_settings_dict(override_settings_texts or []),
     )
     with closing(p):
         p.scripts = scripts.scripts_txt2img
@@ -28,7 +27,7 @@ def txt2img(
         processed = p.scripts.run(p, *script_args) or processing.process_images(p)
     files = [_file_of(image) for image in processed.images]
     comments = plaintext_to_html(processed.comments, classname="comments")
-    return files, processed.js(), plaintext_to_html(processed.info), comments
+    return files, plaintext_to_html(processed.info), comments
 
 
 def _seed(value: float | None) -> int:

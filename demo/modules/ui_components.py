@@ -8,10 +8,13 @@ from modules import gradio_compat  # noqa: F401 - before any component is derive
 
 
 class FormComponent:
-    """Marks components that hosts draw without a frame of their own."""
+    """Marks components that hosts draw without a frame of their own; the browser knows them by gradio's name."""
+
+    def get_block_name(self) -> str:
+        return type(self).__bases__[-1].__name__.lower()
 
 
-class ToolButton(gr.Button, FormComponent):
+class ToolButton(FormComponent, gr.Button):
     """A small button with one symbol as its text."""
 
     @wraps(gr.Button.__init__)  # gradio 4 reads from the signature what it sends to the browser
@@ -21,28 +24,21 @@ class ToolButton(gr.Button, FormComponent):
         super().__init__(value=value, elem_classes=["tool", *classes], **kwargs)
         self.webui_tooltip = tooltip
 
-    def get_block_name(self) -> str:
-        return "button"
+
+class FormRow(FormComponent, gr.Row):
+    pass
 
 
-class FormRow(gr.Row, FormComponent):
-    def get_block_name(self) -> str:
-        return "row"
+class FormColumn(FormComponent, gr.Column):
+    pass
 
 
-class FormColumn(gr.Column, FormComponent):
-    def get_block_name(self) -> str:
-        return "column"
+class FormGroup(FormComponent, gr.Group):
+    pass
 
 
-class FormGroup(gr.Group, FormComponent):
-    def get_block_name(self) -> str:
-        return "group"
-
-
-class FormHTML(gr.HTML, FormComponent):
-    def get_block_name(self) -> str:
-        return "html"
+class FormHTML(FormComponent, gr.HTML):
+    pass
 
 
 class InputAccordion(gr.Checkbox):

@@ -50,15 +50,14 @@ class UiLoadsave:
             self._add_component(f"{path}/{block.value}", block)
 
     def _add_component(self, path: str, component: Any) -> None:
+        source = getattr(component, "custom_script_source", None)
         if type(component) is InputAccordion:
-            source = getattr(component, "custom_script_source", None)
             self._apply(path, component, "value", source)
             component.accordion.open = component.value
             return
         fields = _FIELDS.get(type(component))
         if fields is None:
             return
-        source = getattr(component, "custom_script_source", None)
         for field in (("visible",) if component.visible else ()) + fields:
             self._apply(path, component, field, source)
 

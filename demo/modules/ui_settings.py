@@ -37,25 +37,23 @@ class UiSettings:
 
     def register_settings(self) -> None:
         """Lets extensions add their options."""
-        script_callbacks.ui_settings_callback()
+        script_callbacks.call("ui_settings")
 
-    def create_ui(self) -> gr.Blocks:
+    def create_ui(self) -> None:
         sections: dict[tuple, list[str]] = {}
         for key, info in shared.opts.data_labels.items():
             sections.setdefault(info.section or ("other", "Other"), []).append(key)
-        with gr.Blocks(analytics_enabled=False) as interface:
-            with gr.Row():
-                apply = gr.Button("Apply settings", variant="primary", elem_id="settings_submit")
-            result = gr.HTML(elem_id="settings_result")
-            with gr.Tabs(elem_id="settings", selected=next(iter(sections))[0]):
-                for (section_id, title), keys in sections.items():
-                    with gr.Tab(title, id=section_id, elem_id=f"settings_{section_id}"):
-                        for key in keys:
-                            made = create_setting_component(key)
-                            if not shared.opts.data_labels[key].do_not_save:
-                                self.component_dict[key] = made
-            apply.click(fn=self.run_settings, inputs=list(self.component_dict.values()), outputs=[result])
-        return interface
+        with gr.Row():
+            apply = gr.Button("Apply settings", variant="primary", elem_id="settings_submit")
+        result = gr.HTML(elem_id="settings_result")
+        with gr.Tabs(elem_id="settings", selected=next(iter(sections))[0]):
+            for (section_id, title), keys in sections.items():
+                with gr.Tab(title, id=section_id, elem_id=f"settings_{section_id}"):
+                    for key in keys:
+                        made = create_setting_component(key)
+                        if not shared.opts.data_labels[key].do_not_save:
+                            self.component_dict[key] = made
+        apply.click(fn=self.run_settings, inputs=list(self.component_dict.values()), outputs=[result])
 
     def run_settings(self, *values: Any) -> str:
         """Sets and saves what differs from the values in force."""

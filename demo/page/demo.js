@@ -109,13 +109,5 @@
         setUpAll();
     });
 
-    // ---- tabs -----------------------------------------------------------------------------------------------------
-    function switchToTxt2img() {
-        const buttons = byId("tabs").querySelectorAll("button");
-        const first = [...buttons].find((button) => button.textContent.trim() === "txt2img");
-        if (first) first.click();
-        return [];
-    }
-
-    window.demo = { submit, accordionChecked, switchToTxt2img };
+    window.demo = { submit, accordionChecked };
 })();

@@ -1,7 +1,6 @@
-"""The HTTP API (host file: modules/api/api.py)."""
+"""The HTTP API (host files: modules/api/api.py, models.py). Fields that a body does not know it ignores."""
 
 import base64
-import datetime
 import io
 import time
 from contextlib import closing
@@ -16,6 +15,7 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from modules import (
     errors,
+    extra_networks,
     images,
     infotext_utils,
     script_callbacks,
@@ -25,12 +25,44 @@ from modules import (
     sd_schedulers,
     shared,
 )
-from modules.api import models
-from modules.api.models import StableDiffusionTxt2ImgProcessingAPI
 from modules.call_queue import queue_lock
 from modules.processing import StableDiffusionProcessingTxt2Img, process_images
 from modules.shared import opts
 from PIL import Image
+from pydantic import BaseModel, create_model
+
+#: Fields of p that a request may set, with their types; every one may also be null.
+_TYPES = {
+    "prompt": str, "negative_prompt": str, "styles": list, "seed": int, "subseed": int, "subseed_strength": float,
+    "seed_resize_from_h": int, "seed_resize_from_w": int, "sampler_name": str, "scheduler": str, "batch_size": int,
+    "n_iter": int, "steps": int, "cfg_scale": float, "width": int, "height": int, "do_not_save_samples": bool,
+    "do_not_save_grid": bool, "eta": float, "denoising_strength": float, "override_settings": dict,
+    "override_settings_restore_afterwards": bool, "disable_extra_networks": bool, "enable_hr": bool,
+    "hr_scale": float,
+}
+_defaults = StableDiffusionProcessingTxt2Img.__dataclass_fields__
+
+StableDiffusionTxt2ImgProcessingAPI = create_model(
+    "StableDiffusionProcessingTxt2Img",
+    **{name: (kind | None, _defaults[name].default) for name, kind in _TYPES.items()},
+    sampler_index=(str | None, "Euler"),
+    script_name=(str | None, None),
+    script_args=(list, []),
+    send_images=(bool, True),
+    save_images=(bool, False),
+    alwayson_scripts=(dict[str, Any], {}),
+    force_task_id=(str | None, None),
+    infotext=(str | None, None),
+)
+
+
+class PNGInfoRequest(BaseModel):
+    image: str
+
+
+def dump(model: BaseModel, **kwargs: Any) -> dict[str, Any]:
+    """A model as a dict, in either pydantic."""
+    return model.model_dump(**kwargs) if hasattr(model, "model_dump") else model.dict(**kwargs)
 
 
 def decode_base64_to_image(encoding: str) -> Image.Image:
@@ -60,15 +92,10 @@ def api_middleware(app: FastAPI) -> None:
 
     @app.middleware("http")
     async def exception_handling(request: Request, call_next: Any) -> Any:
-        started = time.time()
         try:
-            response = await call_next(request)
+            return await call_next(request)
         except Exception as e:
-            response = answer(request, e)
-        if shared.cmd_opts.api_log and request.url.path.startswith("/sdapi"):
-            now = datetime.datetime.now().isoformat(sep=" ", timespec="milliseconds")
-            print(f"API {now} {response.status_code} {request.method} {request.url.path} {time.time() - started:.4f}")
-        return response
+            return answer(request, e)
 
     @app.exception_handler(HTTPException)
     async def http_exception_handler(request: Request, e: HTTPException) -> JSONResponse:
@@ -98,8 +125,9 @@ class Api:
             ("GET", "script-info", self.get_script_info),
         ):
             self.add_api_route(f"/sdapi/v1/{path}", endpoint, methods=[method], response_model=None)
-        self.default_script_args = self.init_default_script_args(scripts.scripts_txt2img)
-        self.init_default_script_args(scripts.scripts_img2img)  # nothing uses them, but ui() runs, as in the host
+        with gr.Blocks():  # components can only be made inside one
+            self.default_script_args = self.init_default_script_args(scripts.scripts_txt2img)
+            self.init_default_script_args(scripts.scripts_img2img)  # nothing uses them, but ui() runs, as in the host
 
     def add_api_route(self, path: str, endpoint: Any, **more: Any) -> None:
         """A route that asks for a password where --api-auth does."""
@@ -120,11 +148,10 @@ class Api:
         """
         script_args = [None] * max([1, *(script.args_to for script in runner.scripts)])
         script_args[0] = 0
-        with gr.Blocks():  # components can only be made inside one
-            for script in runner.scripts:
-                if script.ui(script.is_img2img):
-                    values = [component.value for component in script.ui(script.is_img2img)]
-                    script_args[script.args_from : script.args_to] = values
+        for script in runner.scripts:
+            if script.ui(script.is_img2img):
+                values = [component.value for component in script.ui(script.is_img2img)]
+                script_args[script.args_from : script.args_to] = values
         return script_args
 
     @staticmethod
@@ -168,7 +195,7 @@ class Api:
         if not request.infotext:
             return {}
         fields = infotext_utils.paste_fields["txt2img"]["fields"]
-        given = models.dump(request, exclude_unset=True)
+        given = dump(request, exclude_unset=True)
         params = infotext_utils.parse_generation_parameters(request.infotext)
 
         def value_of(field: infotext_utils.PasteField, kind: type) -> Any:
@@ -181,7 +208,7 @@ class Api:
 
         for field in fields:
             if field.api and field.api not in given:
-                value = value_of(field, models._TYPES.get(field.api, type(field.component.value)))
+                value = value_of(field, _TYPES.get(field.api, type(field.component.value)))
                 if value is not None:
                     setattr(request, field.api, value)
         request.override_settings = request.override_settings or {}
@@ -203,7 +230,7 @@ class Api:
             txt2imgreq.sampler_name or txt2imgreq.sampler_index, txt2imgreq.scheduler
         )
         script_args = self.init_script_args(txt2imgreq, selected, from_infotext)
-        arguments = {name: getattr(txt2imgreq, name) for name in models._TYPES}
+        arguments = {name: getattr(txt2imgreq, name) for name in _TYPES}
         arguments |= {
             "sampler_name": sampler,
             "scheduler": txt2imgreq.scheduler or (scheduler if scheduler != "Automatic" else None),
@@ -220,12 +247,12 @@ class Api:
             finally:
                 shared.state.end()
         pictures = [encode_pil_to_base64(image) for image in processed.images] if txt2imgreq.send_images else []
-        return {"images": pictures, "parameters": jsonable_encoder(models.dump(txt2imgreq)), "info": processed.js()}
+        return {"images": pictures, "parameters": jsonable_encoder(dump(txt2imgreq)), "info": processed.js()}
 
-    def pnginfoapi(self, req: models.PNGInfoRequest) -> dict:
+    def pnginfoapi(self, req: PNGInfoRequest) -> dict:
         text, items = images.read_info_from_image(decode_base64_to_image(req.image.strip()))
         params = infotext_utils.parse_generation_parameters(text or "")
-        script_callbacks.infotext_pasted_callback(text or "", params)
+        script_callbacks.call("infotext_pasted", text or "", params)
         return {"info": text or "", "items": items, "parameters": params}
 
     def progressapi(self, skip_current_image: bool = False) -> dict:
@@ -285,11 +312,9 @@ class Api:
         sd_models.list_models()
 
     def get_loras(self) -> list[dict]:
-        from modules import extra_networks_lora
-
         return [
             {"name": name, "alias": name, "path": str(path), "metadata": {}}
-            for name, path in extra_networks_lora.list_loras().items()
+            for name, path in extra_networks.list_loras().items()
         ]
 
     def get_scripts_list(self) -> dict:
