@@ -1,8 +1,11 @@
 """The page (host file: modules/ui.py)."""
 
+from typing import Any
+
 import gradio as gr
 from modules import (
     gradio_compat,
+    images,
     infotext_utils,
     paths_internal,
     script_callbacks,
@@ -16,6 +19,7 @@ from modules import (
 )
 from modules.call_queue import wrap_gradio_gpu_call
 from modules.infotext_utils import PasteField
+from modules.ui_common import plaintext_to_html
 from modules.ui_components import ToolButton
 
 paste_symbol = "↙"
@@ -30,6 +34,7 @@ def create_ui() -> gr.Blocks:
 
     tabs = [
         (_create_txt2img, "txt2img", "txt2img"),
+        (_create_pnginfo, "PNG Info", "pnginfo"),
         *((blocks.render, *names) for made in script_callbacks.call("ui_tabs") for blocks, *names in made or []),
         (settings.create_ui, "Settings", "settings"),
     ]
@@ -140,6 +145,27 @@ def _create_txt2img() -> None:
     ]
     infotext_utils.add_paste_fields("txt2img", None, fields)
     infotext_utils.connect_paste(paste, infotext_utils.paste_fields["txt2img"]["fields"], prompt)
+
+
+def _create_pnginfo() -> None:
+    with gr.Row():
+        with gr.Column():
+            source = gr.File(label="Picture", elem_id="pnginfo_image", file_types=["image"])
+        with gr.Column():
+            shown = gr.HTML(elem_id="pnginfo_html")
+            text = gr.Textbox(visible=False, elem_id="pnginfo_generation_info")
+            send = gr.Button("Send to txt2img", elem_id="txt2img_tab")
+    source.change(fn=_run_pnginfo, inputs=[source], outputs=[shown, text], show_progress=False)
+    send.click(fn=None, _js="demo.switchToTxt2img", inputs=[], outputs=[])
+    infotext_utils.connect_paste(send, infotext_utils.paste_fields["txt2img"]["fields"], text)
+
+
+def _run_pnginfo(file: Any) -> tuple[str, str]:
+    if file is None:
+        return "", ""
+    text, items = images.read_info_from_image(images.read(getattr(file, "name", file)))
+    rows = {"parameters": text or "no infotext", **items}
+    return "".join(f"<p><b>{key}</b></p>{plaintext_to_html(value)}" for key, value in rows.items()), text or ""
 
 
 def _slider(label: str, elem_id: str, minimum: float, maximum: float, step: float, value: float) -> gr.Slider:

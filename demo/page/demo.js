@@ -109,5 +109,13 @@
         setUpAll();
     });
 
-    window.demo = { submit, accordionChecked };
+    // ---- tabs -----------------------------------------------------------------------------------------------------
+    function switchToTxt2img() {
+        const buttons = byId("tabs").querySelectorAll("button");
+        const first = [...buttons].find((button) => button.textContent.trim() === "txt2img");
+        if (first) first.click();
+        return [];
+    }
+
+    window.demo = { submit, accordionChecked, switchToTxt2img };
 })();

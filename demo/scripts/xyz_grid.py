@@ -2,8 +2,7 @@
 
 As in the host: an axis' values are cast by its type and confirmed before the first picture; every cell gets a shallow
 copy of p, which shares the dict of infotext; what goes wrong while a cell is made is printed, and the cell stays
-black. Without the host's legend, margins, sub grids, seeds that vary, counted ranges such as 1-10 [5], permutations,
-and buttons.
+black. Without the host's sub grids, counted ranges such as 1-10 [5], permutations, and buttons.
 """
 
 import csv
@@ -20,7 +19,7 @@ import gradio as gr
 import numpy as np
 from modules import errors, images, infotext_utils, processing, scripts, sd_models, sd_samplers, shared
 from modules.processing import Processed, process_images
-from PIL import Image
+from PIL import Image, ImageDraw
 
 AxisInfo = namedtuple("AxisInfo", ["axis", "values"])
 _RANGE = re.compile(r"\s*([+-]?\d+(?:\.\d*)?)\s*-\s*([+-]?\d+(?:\.\d*)?)(?:\s*\(([+-]\d+(?:\.\d*)?)\))?\s*")
@@ -53,15 +52,24 @@ def confirm_samplers(p: Any, xs: list[str]) -> None:
             raise RuntimeError(f"Unknown sampler: {x}")
 
 
+def format_value_add_label(p: Any, opt: "AxisOption", x: Any) -> str:
+    return f"{opt.label}: {format_value(p, opt, x)}"
+
+
+def format_value(p: Any, opt: "AxisOption", x: Any) -> Any:
+    return round(x, 8) if isinstance(x, float) else x
+
+
 class AxisOption:
     """An axis: `type` casts a value's text, confirm(p, values) raises, apply(p, value, values) writes to a cell's p."""
 
     def __init__(
-        self, label: str, type: Callable, apply: Callable, confirm: Callable | None = None, cost: float = 0.0,
-        choices: Callable | None = None, **more: Any,
+        self, label: str, type: Callable, apply: Callable, format_value: Callable = format_value_add_label,
+        confirm: Callable | None = None, cost: float = 0.0, choices: Callable | None = None,
+        prepare: Callable | None = None,
     ) -> None:
-        self.label, self.type, self.apply = label, type, apply
-        self.confirm, self.cost, self.choices = confirm, cost, choices
+        self.label, self.type, self.apply, self.format_value = label, type, apply, format_value
+        self.confirm, self.cost, self.choices, self.prepare = confirm, cost, choices, prepare
 
 
 class AxisOptionImg2Img(AxisOption):
@@ -73,14 +81,14 @@ class AxisOptionTxt2Img(AxisOption):
 
 
 axis_options = [
-    AxisOption("Nothing", str, lambda p, x, xs: None),
+    AxisOption("Nothing", str, lambda p, x, xs: None, format_value=lambda p, opt, x: ""),
     AxisOption("Seed", int, apply_field("seed")),
     AxisOption("Steps", int, apply_field("steps")),
     AxisOption("CFG Scale", float, apply_field("cfg_scale")),
-    AxisOption("Prompt S/R", str, apply_prompt),
-    AxisOptionTxt2Img("Sampler", str, apply_field("sampler_name"),
+    AxisOption("Prompt S/R", str, apply_prompt, format_value=format_value),
+    AxisOptionTxt2Img("Sampler", str, apply_field("sampler_name"), format_value=format_value,
                       confirm=confirm_samplers, choices=sd_samplers.visible_sampler_names),
-    AxisOption("Checkpoint name", str, apply_checkpoint, confirm=confirm_checkpoints,
+    AxisOption("Checkpoint name", str, apply_checkpoint, format_value=format_value, confirm=confirm_checkpoints,
                cost=1.0, choices=sd_models.checkpoint_tiles),
 ]
 
@@ -117,6 +125,29 @@ def _range(text: str, kind: type) -> list:
     return list(range(start, end + 1, step)) if kind is int else np.arange(start, end + step, step).tolist()
 
 
+def draw_grid(cells: list[Image.Image], columns: list[str], rows: list[str], legend: bool, margin: int) -> Image.Image:
+    """The cells row by row, with the values of their axes above and beside them."""
+    width, height = map(max, zip(*(cell.size for cell in cells), strict=True))
+    left = 160 if legend and any(rows) else 0
+    top = 24 if legend and any(columns) else 0
+    size = (left + len(columns) * (width + margin) - margin, top + len(rows) * (height + margin) - margin)
+    grid = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(grid)
+    for i, cell in enumerate(cells):
+        column, row = i % len(columns), i // len(columns)
+        grid.paste(cell, (left + column * (width + margin), top + row * (height + margin)))
+    for i, text in enumerate(columns if top else []):
+        draw.text((left + i * (width + margin) + 4, 6), _latin(text), fill="black")
+    for i, text in enumerate(rows if left else []):
+        draw.text((4, top + i * (height + margin) + height // 2), _latin(text), fill="black")
+    return grid
+
+
+def _latin(text: str) -> str:
+    """What pillow's own font can draw; older ones raise at anything else."""
+    return str(text).encode("latin-1", "replace").decode("latin-1")
+
+
 class Script(scripts.Script):
     def title(self) -> str:
         return "X/Y/Z plot"
@@ -132,15 +163,20 @@ class Script(scripts.Script):
                 axes.append(made)
                 fields += [(made[0], f"{axis} Type"), (made[1], f"{axis} Values")]
         with gr.Row():
+            draw_legend = gr.Checkbox(True, label="Draw legend", elem_id=self.elem_id("draw_legend"))
             lone = gr.Checkbox(False, label="Include Sub Images", elem_id=self.elem_id("include_lone_images"))
+            sub_grids = gr.Checkbox(False, label="Include Sub Grids", visible=False)
+            no_fixed = gr.Checkbox(False, label="Keep -1 for seeds", elem_id=self.elem_id("no_fixed_seeds"))
+            vary = [gr.Checkbox(False, label=f"Vary seeds for {axis}", min_width=80) for axis in "XYZ"]
             csv_mode = gr.Checkbox(
                 False, label="Use text inputs instead of dropdowns", elem_id=self.elem_id("csv_mode")
             )
+        margin = gr.Slider(0, 500, 0, step=2, label="Grid margins (px)", elem_id=self.elem_id("margin_size"))
         for axis in axes:
             for trigger in (axis[0], csv_mode):
                 trigger.change(fn=self._select_axis, inputs=[axis[0], csv_mode], outputs=axis[1:])
         self.infotext_fields = fields
-        return [*chain.from_iterable(axes), lone, csv_mode]
+        return [*chain.from_iterable(axes), draw_legend, lone, sub_grids, no_fixed, *vary, margin, csv_mode]
 
     def _axis(self, axis: str, first: str) -> list:
         key = axis.lower()
@@ -162,10 +198,11 @@ class Script(scripts.Script):
         ]
 
     def run(self, p: Any, *args: Any) -> Processed:
-        """Arguments in the order of `ui`: three of each axis first, as in the host."""
+        """Arguments in the order of `ui`, which is the host's."""
         types, texts, chosen = (list(args[i:9:3]) for i in range(3))
-        lone, csv_mode = args[9:]
-        processing.fix_seed(p)
+        draw_legend, lone, _sub_grids, no_fixed_seeds, *vary, margin, csv_mode = args[9:]
+        if not no_fixed_seeds:
+            processing.fix_seed(p)
         options = [self.current_axis_options[i or 0] for i in types]
         for i, option in enumerate(options):
             if option.choices is not None and not csv_mode:
@@ -173,14 +210,19 @@ class Script(scripts.Script):
         axes = [values_of(p, option, texts[i], chosen[i], csv_mode) for i, option in enumerate(options)]
         for name, option, values in zip("xyz", options, axes, strict=True):
             setattr(shared.state, f"xyz_plot_{name}", AxisInfo(option, values))  # for extensions to see
-        made = self._cells(p, options, axes)
+        made = self._cells(p, options, axes, vary)
         template = next((processed for processed in made if processed.images), None)
         if template is None:
             return Processed(p, [])
 
         blank = Image.new("RGB", template.images[0].size)
         pictures = [processed.images[0] if processed.images else blank for processed in made]
-        grid = images.image_grid(pictures, rows=len(pictures) // len(axes[0]))
+        columns, rows, blocks = (
+            [str(option.format_value(p, option, value)) for value in values]
+            for option, values in zip(options, axes, strict=True)
+        )
+        rows = [f"{block} {row}".strip() for block in blocks for row in rows]
+        grid = draw_grid(pictures, columns, rows, draw_legend, int(margin))
         text = self._infotext(template, options, texts)
         grid.info["parameters"] = text
         result = copy(template)
@@ -193,7 +235,7 @@ class Script(scripts.Script):
             images.save_image(grid, folder, "xyz_grid", info=text, grid=True)
         return result
 
-    def _cells(self, p: Any, options: list[AxisOption], axes: list[list]) -> list[Processed]:
+    def _cells(self, p: Any, options: list[AxisOption], axes: list[list], vary: list[bool]) -> list[Processed]:
         """One generation for every combination: x changes fastest, then y, then z. They are made in another order, so
         that what is slow to change is changed seldom.
         """
@@ -207,6 +249,9 @@ class Script(scripts.Script):
             pc.styles = pc.styles[:]
             for option, values, i in zip(options, axes, (x, y, z), strict=True):
                 option.apply(pc, values[i], values)
+            columns = counts[0] if vary[0] else 1
+            rows = counts[1] if vary[1] else 1
+            pc.seed += x * vary[0] + y * vary[1] * columns + z * vary[2] * columns * rows
             try:
                 cells[z, y, x] = process_images(pc)
             except Exception as e:

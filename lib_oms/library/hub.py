@@ -350,7 +350,7 @@ def _wrong(file: RemoteFile) -> DownloadError:
 
 
 def _cancelled_message(file: RemoteFile) -> str:
-    return f"The download of {file.path} was cancelled. What has come so far is kept: start it again to continue."
+    return f"The download of {file.path} was canceled. What has come so far is kept: start it again to continue."
 
 
 def _disk(error: OSError, target: Path) -> DownloadError:

@@ -219,7 +219,7 @@ def test_a_console_that_cannot_show_a_name_stops_nothing(memory: Any, monkeypatc
     job.start("暗")
     for _ in job.watch():
         pass
-    assert "no module '暗' is published" in job.outcome
+    assert "no OMS model '暗' is published" in job.outcome
 
 
 def test_unloaded_model_is_not_kept(memory: Any, tmp_path: Path) -> None:
