@@ -162,6 +162,7 @@ def readme(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Runs ruff, and import-linter on who may import whom."""
-    session.install("ruff>=0.8", "import-linter>=2.4")
+    session.install("ruff==0.17.6", "import-linter>=2.4")
     session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
     session.run("lint-imports", "--no-cache", env={"PYTHONPATH": "."})

@@ -190,7 +190,7 @@ def main() -> int:
         with torch.no_grad():
             text("openclip", device, rows)
             psi("base", (64, 128), device, rows)
-            for benchmarked in ((True,) if device.type == "cuda" else ()):
+            for benchmarked in (True,) if device.type == "cuda" else ():
                 torch.backends.cudnn.benchmark = benchmarked  # as AUTOMATIC1111 has it on some cards
                 print("with cudnn.benchmark")
                 psi("base", (64,), device, rows)

@@ -28,8 +28,15 @@ MODEL = Path(os.environ.get("OMS_DEMO_MODEL", ROOT / "models" / "demo"))
 SMALL = {"prompt": "a red circle", "seed": 5, "steps": 2, "width": 64, "height": 64, "sampler_name": "Euler"}
 CONTROLS = ["enabled", "how", "fail_in", "number", "note", "trap"]
 ORDER_START = ["setup", "before_process", "process"]
-ORDER_BATCH = ["before_process_batch", "after_extra_networks_activate", "process_batch",
-               "process_before_every_sampling", "post_sample", "postprocess_batch", "postprocess_batch_list"]
+ORDER_BATCH = [
+    "before_process_batch",
+    "after_extra_networks_activate",
+    "process_batch",
+    "process_before_every_sampling",
+    "post_sample",
+    "postprocess_batch",
+    "postprocess_batch_list",
+]
 
 
 class Host:
@@ -124,8 +131,10 @@ def test_preload_adds_an_argument_and_app_started_a_route_and_ui_settings_an_opt
 
 
 def test_scripts_are_listed_with_their_arguments(host: Host) -> None:
-    assert host.get("/sdapi/v1/scripts") == {"txt2img": ["x/y/z plot", "contract probe", "chosen probe"],
-                                             "img2img": ["x/y/z plot", "contract probe", "chosen probe"]}
+    assert host.get("/sdapi/v1/scripts") == {
+        "txt2img": ["x/y/z plot", "contract probe", "chosen probe"],
+        "img2img": ["x/y/z plot", "contract probe", "chosen probe"],
+    }
     info = next(s for s in host.get("/sdapi/v1/script-info") if s["name"] == "contract probe" and not s["is_img2img"])
     assert info["is_alwayson"]
     assert [a["label"] for a in info["args"]][1:3] == ["Probe action", "Probe failure"]
@@ -141,7 +150,12 @@ def test_hooks_run_in_the_measured_order(host: Host) -> None:
     host.answer(batch_size=2, n_iter=2)
     pictures = ["postprocess_image"] * 2
     assert [name for name, _ in host.probe.calls] == [
-        *ORDER_START, *ORDER_BATCH, *pictures, *ORDER_BATCH, *pictures, "postprocess"
+        *ORDER_START,
+        *ORDER_BATCH,
+        *pictures,
+        *ORDER_BATCH,
+        *pictures,
+        "postprocess",
     ]
 
 
@@ -185,9 +199,7 @@ def test_which_ways_of_replacing_the_noise_work(host: Host) -> None:
         how: not np.array_equal(host.pictures(alwayson_scripts=told(how=how)), plain)
         for how in ("nothing", "in place", "modified_noise", "rebind")
     }
-    assert changed == {
-        "nothing": False, "in place": True, "modified_noise": host.style == "forge", "rebind": False
-    }
+    assert changed == {"nothing": False, "in place": True, "modified_noise": host.style == "forge", "rebind": False}
     in_place, modified = (host.pictures(alwayson_scripts=told(how=how)) for how in ("in place", "modified_noise"))
     assert np.array_equal(in_place, modified) == (host.style == "forge")
     after = [facts["modified_noise"] for facts in host.seen("post_sample")]
@@ -212,7 +224,10 @@ def test_arguments_are_filled_from_ui_and_surplus_is_dropped_and_nothing_is_chec
     host.answer(alwayson_scripts={"Contract Probe": {}})
     defaults = [False, "nothing", "", 2.5, "", False]
     assert [facts["args"] for facts in host.seen("setup")] == [
-        defaults, ["yes", None, *defaults[2:]], [False, {"a": 1}, "", 99, [], "x"], defaults
+        defaults,
+        ["yes", None, *defaults[2:]],
+        [False, {"a": 1}, "", 99, [], "x"],
+        defaults,
     ]
 
 
@@ -253,8 +268,12 @@ AWKWARD = 'comma, colon: "quotes" and\na newline'
 
 
 def test_infotext_reaches_info_and_png_and_params_txt_only_up_to_sampling(host: Host) -> None:
-    answer = host.answer(prompt="first line\nsecond", negative_prompt="not this",
-                         alwayson_scripts=told(enabled=True, note=AWKWARD), batch_size=2)
+    answer = host.answer(
+        prompt="first line\nsecond",
+        negative_prompt="not this",
+        alwayson_scripts=told(enabled=True, note=AWKWARD),
+        batch_size=2,
+    )
     info = json.loads(answer["info"])
     texts = info["infotexts"]
     lines = texts[1].splitlines()
@@ -277,8 +296,9 @@ def test_infotext_reaches_info_and_png_and_params_txt_only_up_to_sampling(host: 
 
 
 def test_infotext_is_parsed_back(host: Host) -> None:
-    answer = host.answer(prompt="one, two: (three:1.2)", negative_prompt="not\nthis",
-                         alwayson_scripts=told(enabled=True, note=AWKWARD))
+    answer = host.answer(
+        prompt="one, two: (three:1.2)", negative_prompt="not\nthis", alwayson_scripts=told(enabled=True, note=AWKWARD)
+    )
     parsed = host.post("/sdapi/v1/png-info", {"image": answer["images"][0]}).json()["parameters"]
     assert parsed["Prompt"] == "one, two: (three:1.2)"
     assert parsed["Negative prompt"] == "not\nthis"
@@ -312,8 +332,13 @@ def test_a_picture_is_the_same_alone_and_in_a_batch(host: Host) -> None:
 
 
 def test_subseeds_and_seed_resize_change_the_noise_as_asked(host: Host) -> None:
-    for changes in ({}, {"subseed": 9, "subseed_strength": 0.0}, {"subseed": 9, "subseed_strength": 1.0},
-                    {"seed": 9}, {"seed_resize_from_w": 32, "seed_resize_from_h": 48}):
+    for changes in (
+        {},
+        {"subseed": 9, "subseed_strength": 0.0},
+        {"subseed": 9, "subseed_strength": 1.0},
+        {"seed": 9},
+        {"seed_resize_from_w": 32, "seed_resize_from_h": 48},
+    ):
         host.answer(**changes)
     plain, none, whole, other, resized = (f["noise"][0] for f in host.seen("process_before_every_sampling"))
     assert torch.equal(plain, none)
@@ -355,8 +380,14 @@ def test_first_latent_of_noise_level_samplers(host: Host, option: Any, levels: l
 
 @pytest.mark.parametrize(
     ("sampler", "steps", "first", "calls"),
-    [("DDIM", 4, 751, 3), ("DDIM", 20, 951, 19), ("DDIM", 3, 999, 3), ("PLMS", 4, 751, 4), ("UniPC", 4, 999, 4),
-     ("UniPC", 3, 999, 4)],
+    [
+        ("DDIM", 4, 751, 3),
+        ("DDIM", 20, 951, 19),
+        ("DDIM", 3, 999, 3),
+        ("PLMS", 4, 751, 4),
+        ("UniPC", 4, 999, 4),
+        ("UniPC", 3, 999, 4),
+    ],
 )
 def test_first_step_of_timestep_samplers(
     host: Host, option: Any, levels: list, sampler: str, steps: int, first: int, calls: int
@@ -387,8 +418,9 @@ def test_get_sigmas_writes_to_infotext_and_schedules_start_where_they_do(host: H
         sigmas = sampler.get_sigmas(p, 4)
         assert len(sigmas) == 5
         first[scheduler.label] = float(sigmas[0])
-        assert p.extra_generation_params == ({} if scheduler.label == "Automatic" else
-                                             {"Schedule type": scheduler.label})
+        assert p.extra_generation_params == (
+            {} if scheduler.label == "Automatic" else {"Schedule type": scheduler.label}
+        )
     assert first.pop("DDIM") == pytest.approx(4.12, abs=0.01)
     assert list(first.values()) == pytest.approx([14.6146] * len(first), abs=1e-3)
     option(sigma_max=9.0, rho=5.0, always_discard_next_to_last_sigma=True)
@@ -396,8 +428,12 @@ def test_get_sigmas_writes_to_infotext_and_schedules_start_where_they_do(host: H
     sigmas = samplers.create_sampler("Euler", p.sd_model).get_sigmas(p, 4)
     assert len(sigmas) == 5
     assert float(sigmas[0]) == pytest.approx(9)
-    assert p.extra_generation_params == {"Discard penultimate sigma": True, "Schedule type": "Karras",
-                                         "Schedule max sigma": 9.0, "Schedule rho": 5.0}
+    assert p.extra_generation_params == {
+        "Discard penultimate sigma": True,
+        "Schedule type": "Karras",
+        "Schedule max sigma": 9.0,
+        "Schedule rho": 5.0,
+    }
 
 
 def _epsilon(x: torch.Tensor, t: float) -> torch.Tensor:
@@ -410,8 +446,11 @@ def test_noise_level_samplers_agree_with_diffusers(host: Host, name: str) -> Non
     import diffusers
 
     impl = sys.modules["modules.sd_samplers_impl"]
-    cls = {"euler": diffusers.EulerDiscreteScheduler, "heun": diffusers.HeunDiscreteScheduler,
-           "dpmpp_2m": diffusers.DPMSolverMultistepScheduler}[name]
+    cls = {
+        "euler": diffusers.EulerDiscreteScheduler,
+        "heun": diffusers.HeunDiscreteScheduler,
+        "dpmpp_2m": diffusers.DPMSolverMultistepScheduler,
+    }[name]
     known = {"final_sigmas_type": "zero"} if name == "dpmpp_2m" else {}
     scheduler = cls(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", use_karras_sigmas=True, **known)
     scheduler.set_timesteps(8)
@@ -441,8 +480,9 @@ def test_euler_ancestral_agrees_with_diffusers(host: Host) -> None:
     def denoised(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         return x - sigma * _epsilon(x / (1 + sigma**2) ** 0.5, 0)
 
-    ours = impl.euler_ancestral(denoised, x, scheduler.sigmas, lambda: torch.randn(x.shape, generator=ours_noise),
-                                lambda i, d: None)
+    ours = impl.euler_ancestral(
+        denoised, x, scheduler.sigmas, lambda: torch.randn(x.shape, generator=ours_noise), lambda i, d: None
+    )
     theirs = x
     for t in scheduler.timesteps:
         e = _epsilon(scheduler.scale_model_input(theirs, t), 0)
@@ -457,13 +497,20 @@ def test_timestep_samplers_agree_with_diffusers(host: Host, name: str) -> None:
     impl = sys.modules["modules.sd_samplers_impl"]
     cls = {"ddim": diffusers.DDIMScheduler, "plms": diffusers.PNDMScheduler}[name]
     known = {"clip_sample": False} if name == "ddim" else {"skip_prk_steps": True}
-    scheduler = cls(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1,
-                    set_alpha_to_one=False, **known)
+    scheduler = cls(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
+        set_alpha_to_one=False,
+        **known,
+    )
     scheduler.set_timesteps(10)
     x = torch.randn(2, 4, 5, 6, generator=torch.Generator().manual_seed(3))
     timesteps = torch.arange(0, 1000, 100) + 1
-    ours = getattr(impl, name)(lambda x, t: _epsilon(x, t), x, timesteps, scheduler.alphas_cumprod, lambda: None,
-                               lambda i, d: None)
+    ours = getattr(impl, name)(
+        lambda x, t: _epsilon(x, t), x, timesteps, scheduler.alphas_cumprod, lambda: None, lambda i, d: None
+    )
     theirs = x
     for t in [t for t in scheduler.timesteps if t > 1]:  # the host's last timestep is a goal only
         theirs = scheduler.step(_epsilon(theirs, t), t, theirs).prev_sample

@@ -111,9 +111,7 @@ def test_a_cache_that_lies_finds_nothing_else(tmp_path: Path, modules: list[Path
 
 def test_many_write_at_once(tmp_path: Path, modules: list[Path]) -> None:
     file = tmp_path / "fingerprints.json"
-    threads = [
-        threading.Thread(target=Remembered(file).find, args=("0123456789", [modules[i % 3]])) for i in range(12)
-    ]
+    threads = [threading.Thread(target=Remembered(file).find, args=("0123456789", [modules[i % 3]])) for i in range(12)]
     for thread in threads:
         thread.start()
     for thread in threads:

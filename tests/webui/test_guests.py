@@ -1,6 +1,5 @@
 """Beside other extensions that go their own ways: here one that, as ADetailer does, runs all scripts' hooks again."""
 
-
 from collections.abc import Callable
 
 import pytest

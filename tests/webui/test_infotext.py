@@ -19,8 +19,32 @@ pytest.importorskip("gradio")
 PAST = json.loads((ROOT / "tests" / "data" / "infotexts.json").read_text(encoding="utf-8"))
 """What versions of the extension have written, and what it means. Rows are added, never changed or removed."""
 
-PIECES = ['"', ",", ":", "\n", "\\", "'", " ", "\t", "x", "512x768", "OMS: True", "Negative prompt: ", "Steps: 20, ",
-          "OMS eta: 1.0", "<lora:a:1>", '"a", ', "{}", "[a:b:0.5]", "夜", "OMS prompt", "\\n", '\\"', "\r", "True"]
+PIECES = [
+    '"',
+    ",",
+    ":",
+    "\n",
+    "\\",
+    "'",
+    " ",
+    "\t",
+    "x",
+    "512x768",
+    "OMS: True",
+    "Negative prompt: ",
+    "Steps: 20, ",
+    "OMS eta: 1.0",
+    "<lora:a:1>",
+    '"a", ',
+    "{}",
+    "[a:b:0.5]",
+    "夜",
+    "OMS prompt",
+    "\\n",
+    '\\"',
+    "\r",
+    "True",
+]
 texts = st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=7).map("".join)
 foreign_texts = texts.filter(lambda text: '"' not in text or re.search("[,:\\n]", text))
 """What other extensions write. Not a bare quote: two of them swallow whatever stands between, by the host's grammar."""
@@ -150,9 +174,10 @@ def test_what_was_automatic_is_named_where_automatic_would_be_another_module_now
     (own,) = (folder for folder in folders if (folder / "untrained").is_dir())
     shutil.copytree(own / "untrained" / "oms_module", tmp_path / "a-copy" / "oms_module")
     assert pasted(made.infotext) == "Automatic", "it would be a copy of the same"
-    assert pasted(made.infotext.replace("OMS model: untrained [", "OMS model: gone [1")) == "gone [1" + re.search(
-        r"untrained \[(\w{10}\])", made.infotext
-    )[1]
+    assert (
+        pasted(made.infotext.replace("OMS model: untrained [", "OMS model: gone [1"))
+        == "gone [1" + re.search(r"untrained \[(\w{10}\])", made.infotext)[1]
+    )
     # Before a checkpoint is loaded nothing contradicts it; for another one, Automatic is another module.
     monkeypatch.setattr(host, "latents_now", lambda: None)
     assert pasted(made.infotext) == "Automatic"

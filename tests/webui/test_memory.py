@@ -190,9 +190,7 @@ class FullDevice(ForgeManager):
         raise RuntimeError("no room for more")
 
 
-def test_load_that_fails_half_way_leaves_nothing_on_the_device(
-    webui: WebUI, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_load_that_fails_half_way_leaves_nothing_on_the_device(webui: WebUI, monkeypatch: pytest.MonkeyPatch) -> None:
     from lib_oms.webui import memory
 
     monkeypatch.setattr(memory, "manager", FullDevice())
@@ -263,8 +261,13 @@ HALF_AS_WIDE = OMSUNetConfig._published(1024, (96, 160, 320), (3, 5, 10), (1, 1,
     ],
 )
 def test_psi_takes_what_the_manager_is_asked_for(
-    webui: WebUI, monkeypatch: pytest.MonkeyPatch,
-    fused: bool, size: int, config: OMSUNetConfig, dtype: torch.dtype, scale: float,
+    webui: WebUI,
+    monkeypatch: pytest.MonkeyPatch,
+    fused: bool,
+    size: int,
+    config: OMSUNetConfig,
+    dtype: torch.dtype,
+    scale: float,
 ) -> None:
     from modules import devices
 

@@ -240,9 +240,7 @@ def test_whatever_the_noise_is_made_of(
 ) -> None:
     noise = noise_of(webui, **fields)
     (seen,) = webui.txt2img(True, "Automatic", "night", sampler_name="Euler", **fields).seen
-    assert_close(
-        webui, seen.x, expected_latent(module, noise, "night", seen.level, alphas_cumprod), str(fields)
-    )
+    assert_close(webui, seen.x, expected_latent(module, noise, "night", seen.level, alphas_cumprod), str(fields))
 
 
 @pytest.mark.parametrize("source", ["CPU", "NV"])

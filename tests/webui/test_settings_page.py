@@ -150,9 +150,7 @@ def test_folders_that_cannot_be_harm_nothing(webui: WebUI, folders: str) -> None
         (("yes",), "OMS (enabled): 'yes' is not allowed, only true or false"),
     ],
 )
-def test_what_happens_when_it_fails(
-    webui: WebUI, capfd: pytest.CaptureFixture[str], args: tuple, reason: str
-) -> None:
+def test_what_happens_when_it_fails(webui: WebUI, capfd: pytest.CaptureFixture[str], args: tuple, reason: str) -> None:
     with pytest.raises(RequestFailed, match=f"^{re.escape(reason)}"):
         webui.txt2img(*args, **QUICK)
     plain = webui.txt2img(**QUICK)

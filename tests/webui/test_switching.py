@@ -79,9 +79,7 @@ def test_a_chosen_module_does_not_switch_but_is_refused_before_sampling(webui: W
     assert used(webui) == "plain", "the checkpoint is set back"
 
 
-def test_a_plot_of_modules_is_refused_where_one_does_not_fit(
-    webui: WebUI, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_plot_of_modules_is_refused_where_one_does_not_fit(webui: WebUI, capfd: pytest.CaptureFixture[str]) -> None:
     before = webui._count()
     capfd.readouterr()
     with pytest.raises(RequestFailed, match=r"'wide' is for latents of SDXL, .* for the loaded checkpoint are .*plain"):
@@ -94,7 +92,7 @@ def test_a_plot_of_modules_is_refused_where_one_does_not_fit(
     finally:
         webui.options(oms_on_failure="stop the request")
     assert "OMS model: plain [" in made[0]
-    assert 'OMS skipped: "it failed: the OMS model \'wide\' is for latents of SDXL' in made[1]
+    assert "OMS skipped: \"it failed: the OMS model 'wide' is for latents of SDXL" in made[1]
 
 
 def test_a_plot_of_modules_and_checkpoints_is_made_as_far_as_they_fit(

@@ -1,6 +1,5 @@
 """The axes in the X/Y/Z plot of a running WebUI: what each cell gets, what is refused, and nothing left over."""
 
-
 from collections.abc import Callable
 
 import pytest

@@ -37,11 +37,16 @@ class ContractProbe(scripts.Script):
     def ui(self, is_img2img):
         ui_runs[self.tabname] += 1
         with InputAccordion(False, label="Contract Probe", elem_id=self.elem_id("accordion")) as enabled:
-            how = gr.Dropdown(["nothing", "in place", "modified_noise", "rebind", "fail in sample"], value="nothing",
-                              label="Probe action", elem_id=self.elem_id("how"))
+            how = gr.Dropdown(
+                ["nothing", "in place", "modified_noise", "rebind", "fail in sample"],
+                value="nothing",
+                label="Probe action",
+                elem_id=self.elem_id("how"),
+            )
             fail_in = gr.Textbox("", label="Probe failure", elem_id=self.elem_id("fail_in"))
-            number = gr.Slider(minimum=0, maximum=10, step=0.5, value=2.5, label="Probe number",
-                               elem_id=self.elem_id("number"))
+            number = gr.Slider(
+                minimum=0, maximum=10, step=0.5, value=2.5, label="Probe number", elem_id=self.elem_id("number")
+            )
             note = gr.Textbox("", label="Probe note", elem_id=self.elem_id("note"))
             trap = gr.Checkbox(False, label="Probe trap", elem_id=self.elem_id("trap"))
         self.infotext_fields = [
@@ -68,7 +73,10 @@ class ContractProbe(scripts.Script):
         enabled, _, _, number, note, trap = args
         if enabled:
             p.extra_generation_params |= {
-                "Probe": True, "Probe number": number, "Probe note": note, "Probe trap": trap,
+                "Probe": True,
+                "Probe number": number,
+                "Probe note": note,
+                "Probe trap": trap,
                 "Probe each": [f"picture {i}" for i in range(len(p.all_prompts))],
                 "Probe index": lambda index, **kwargs: f"at {index}",
                 "Probe fails": lambda **kwargs: 1 / 0,
@@ -87,10 +95,17 @@ class ContractProbe(scripts.Script):
     def process_before_every_sampling(self, p, *args, **kwargs):
         noise = kwargs["noise"]
         facts = {
-            "same_tensor": kwargs["x"] is noise, "noise": noise.clone(), "grad": torch.is_grad_enabled(),
-            "inference": torch.is_inference_mode_enabled(), "seeds": list(p.seeds), "prompts": list(p.prompts),
-            "c": kwargs["c"].shape, "uc": kwargs["uc"].shape, "has_modified_noise": hasattr(p, "modified_noise"),
-            "has_sigmas": hasattr(p.sampler, "get_sigmas"), "has_timesteps": hasattr(p.sampler, "get_timesteps"),
+            "same_tensor": kwargs["x"] is noise,
+            "noise": noise.clone(),
+            "grad": torch.is_grad_enabled(),
+            "inference": torch.is_inference_mode_enabled(),
+            "seeds": list(p.seeds),
+            "prompts": list(p.prompts),
+            "c": kwargs["c"].shape,
+            "uc": kwargs["uc"].shape,
+            "has_modified_noise": hasattr(p, "modified_noise"),
+            "has_sigmas": hasattr(p.sampler, "get_sigmas"),
+            "has_timesteps": hasattr(p.sampler, "get_timesteps"),
             "processing": p,
         }
         how = args[1]
@@ -101,6 +116,7 @@ class ContractProbe(scripts.Script):
         elif how == "rebind":
             kwargs["noise"] = noise * 0.5
         elif how == "fail in sample":
+
             def sample(*args, **kwargs):
                 raise RuntimeError("the probe says no")
 
