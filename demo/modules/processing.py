@@ -274,6 +274,8 @@ def create_infotext(
         "Variation seed strength": p.subseed_strength if varied else None,
         "Denoising strength": p.denoising_strength if getattr(p, "enable_hr", False) else None,
         "Seed resize from": f"{p.seed_resize_from_w}x{p.seed_resize_from_h}" if resized else None,
+        "ENSD": opts.eta_noise_seed_delta or None,
+        "RNG": opts.randn_source if opts.randn_source != "GPU" else None,
         **p.extra_generation_params,
         "Version": launch_utils.git_tag(),
     }

@@ -1,6 +1,7 @@
 """Noise from seeds (host file: modules/rng.py). Each picture has a generator of its own, on the CPU."""
 
 import torch
+from modules import shared
 
 
 def create_generator(seed: int) -> torch.Generator:
@@ -33,8 +34,13 @@ class ImageRNG:
     """
 
     def __init__(
-        self, shape: tuple[int, int, int], seeds: list[int], subseeds: list[int] | None = None,
-        subseed_strength: float = 0.0, seed_resize_from_h: int = 0, seed_resize_from_w: int = 0,
+        self,
+        shape: tuple[int, int, int],
+        seeds: list[int],
+        subseeds: list[int] | None = None,
+        subseed_strength: float = 0.0,
+        seed_resize_from_h: int = 0,
+        seed_resize_from_w: int = 0,
     ) -> None:
         self.shape = tuple(int(n) for n in shape)
         self.seeds = seeds
@@ -49,7 +55,11 @@ class ImageRNG:
         if not self.is_first:
             return torch.stack([torch.randn(self.shape, generator=g) for g in self.generators])
         self.is_first = False
-        return torch.stack([self._first(i) for i in range(len(self.seeds))])
+        noise = torch.stack([self._first(i) for i in range(len(self.seeds))])
+        delta = shared.opts.eta_noise_seed_delta or 0
+        if delta:
+            self.generators = [create_generator(seed + delta) for seed in self.seeds]
+        return noise
 
     def _first(self, i: int) -> torch.Tensor:
         resized = self.seed_resize_from_h > 0 and self.seed_resize_from_w > 0

@@ -37,6 +37,8 @@ def templates() -> dict[str, OptionInfo]:
             None, "Stable Diffusion checkpoint", gr.Dropdown, lambda: {"choices": list_checkpoint_tiles()},
             refresh=refresh_checkpoints, infotext="Model hash",
         ),
+        "randn_source": OptionInfo("GPU", "Random number generator source.", gr.Radio, {"choices": ["GPU", "CPU"]},
+                                   infotext="RNG").info("both are the CPU here"),
     })
     options |= options_section(("sampler-params", "Sampler parameters"), {
         "eta_ddim": OptionInfo(0.0, "Eta for DDIM", gr.Slider, {"minimum": 0.0, "maximum": 1.0, "step": 0.01},
@@ -46,6 +48,7 @@ def templates() -> dict[str, OptionInfo]:
         "sigma_min": OptionInfo(0.0, "sigma min", gr.Number, infotext="Schedule min sigma").info("0 = default"),
         "sigma_max": OptionInfo(0.0, "sigma max", gr.Number, infotext="Schedule max sigma").info("0 = default"),
         "rho": OptionInfo(0.0, "rho", gr.Number, infotext="Schedule rho").info("0 = default"),
+        "eta_noise_seed_delta": OptionInfo(0, "Eta noise seed delta", gr.Number, {"precision": 0}, infotext="ENSD"),
         "always_discard_next_to_last_sigma": OptionInfo(False, "Always discard next-to-last sigma",
                                                         infotext="Discard penultimate sigma"),
         "sgm_noise_multiplier": OptionInfo(False, "SGM noise multiplier", infotext="SGM noise multiplier"),
