@@ -9,6 +9,7 @@ remaining pins are tested with TORCH, which says so. OMS_TORCH says in pip's wor
 as one without the 3 GB for a GPU: an index and a version, or a file.
 """
 
+import hashlib
 import os
 import re
 import shlex
@@ -45,7 +46,7 @@ NO_LIBRARY = ("webui", "demo", "files", "judging", "commands", "test_devices.py"
               "library/test_fingerprint.py", "library/test_trust.py", "text/test_prompt.py")  # fmt: skip
 """What no library newer than the hosts' has a part in, besides torch."""
 SAME_AS_FORGE = {
-    "a1111": ("psi",),
+    "a1111": ("psi", "test_pipeline.py"),
     "neo": ("webui/test_browser_download.py", "webui/test_browser_messages.py", "webui/test_browser_modules.py"),
 }
 """What stands on diffusers and safetensors alone, where those have the versions that Forge has; and, as Neo's gradio is
@@ -69,42 +70,53 @@ AFTERWARDS = {
 }
 
 
-def install(session: nox.Session, extra: str, host: str | None, torch: str = TORCH, python: str = "python") -> None:
-    """Installs the project with a host's pins; torch first, so that no resolver picks another build of it.
+def install(session: nox.Session, *what: str, python: str = "python") -> None:
+    """pip install. Without compiling, which would take longer than the rest: Python does that for what is imported."""
+    session.run_install(python, "-m", "pip", "install", "--quiet", "--no-compile", *what, external=True)
 
-    Without compiling, which would take longer than the rest: Python does that for what is imported.
-    """
-    pip = (python, "-m", "pip", "install", "--quiet", "--no-compile")
-    pins = ["-c", f"requirements/{host}.txt"] if host else []
-    session.run_install(*pip, *shlex.split(os.environ.get("OMS_TORCH", torch)), external=True)
-    session.run_install(*pip, "-e", f".[{extra}]", *pins, external=True)
+
+def install_project(
+    session: nox.Session, extras: str, host: str | None = None, torch: str = TORCH, python: str = "python"
+) -> None:
+    """The project with a host's pins; torch first, so that no resolver picks another build of it."""
+    install(session, *shlex.split(os.environ.get("OMS_TORCH", torch)), python=python)
+    install(session, "-e", f".[{extras}]", *(["-c", f"requirements/{host}.txt"] if host else []), python=python)
     if host in LAST:
-        session.run_install(*pip, "--no-deps", *LAST[host], external=True)
+        install(session, "--no-deps", *LAST[host], python=python)
 
 
 def environment(session: nox.Session, host: str) -> str:
-    """The Python of an environment with the pins of `host`, or with the newest libraries ("latest")."""
-    folder = Path(os.environ.get("NOX_ENVDIR") or ".nox").resolve()
-    folder /= f"{'latest' if host == 'latest' else 'hosts'}-{PYTHON[0]}.{PYTHON[1]}"
-    interpreter = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if not interpreter.exists():
-        session.run_install(sys.executable, "-m", "venv", str(folder), external=True)
-    if host == "latest":
-        install(session, "test-library", None, python=str(interpreter))
-        return str(interpreter)
+    """The Python of an environment with the pins of `host`, or with the newest libraries ("latest").
+
+    The hosts share one, of which only what their pins change is changed; another pyproject.toml makes a new one.
+    """
+    kind = "latest" if host == "latest" else "hosts"
+    asked = hashlib.sha256(Path("pyproject.toml").read_bytes()).hexdigest()[:8]
+    folder = Path(os.environ.get("NOX_ENVDIR") or ".nox").resolve() / f"{kind}-{PYTHON[0]}.{PYTHON[1]}-{asked}"
+    interpreter = str(folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
     if host == "neo" and PYTHON != NEO_PYTHON:
         session.warn(f"Forge Neo runs Python 3.13 with {NEO_TORCH}: python3.13 -m nox -s 'tests(neo)' has both")
-    torch = NEO_TORCH if host == "neo" and PYTHON == NEO_PYTHON else TORCH
-    install(session, "demo,test,types", host, torch, str(interpreter))
-    if not (shutil.which("chromium") or os.environ.get("CHROMIUM")):
+    if host != "latest" and not (shutil.which("chromium") or os.environ.get("CHROMIUM")):
         session.warn("chromium is missing: the tests in a browser will be skipped (apt-get install chromium)")
-    return str(interpreter)
+    made = folder / "made"  # an environment whose making was cut short is made again
+    if not made.exists():
+        session.run_install(sys.executable, "-m", "venv", "--clear", str(folder), external=True)
+        extras = "test-library" if host == "latest" else "demo,test,types"
+        pins = None if host == "latest" else host
+        torch = NEO_TORCH if host == "neo" and PYTHON == NEO_PYTHON else TORCH
+        install_project(session, extras, pins, torch, interpreter)
+        made.touch()
+    elif host != "latest":
+        install(session, "-r", f"requirements/{host}.txt", python=interpreter)
+        if host in LAST:
+            install(session, "--no-deps", *LAST[host], python=interpreter)
+    return interpreter
 
 
 @nox.session
 def demo(session: nox.Session) -> None:
     """Serves the miniature WebUI and prints its address; `-- --once` makes one pair of pictures and ends."""
-    install(session, "demo", WHOLE)
+    install_project(session, "demo", WHOLE)
     session.run("python", "-m", "demo", *session.posargs)
 
 
@@ -155,7 +167,8 @@ def readme(session: nox.Session) -> None:
             session.error(f"nothing in AFTERWARDS tries what this line installs: {line}")
         with tempfile.TemporaryDirectory() as folder:
             session.run(sys.executable, "-m", "venv", folder, external=True)
-            fresh = {"PATH": os.pathsep.join([f"{folder}/bin", os.environ["PATH"]]), "NOX_ENVDIR": f"{folder}/nox"}
+            path = os.pathsep.join([f"{folder}/bin", os.environ["PATH"]])
+            fresh = {"PATH": path, "NOX_ENVDIR": f"{folder}/nox", "PIP_NO_COMPILE": "1"}
             session.run("bash", "-euc", line + ending, env=fresh, external=True)
 
 
