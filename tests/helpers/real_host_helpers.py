@@ -13,6 +13,7 @@ the extension's install.py does, it does (A1111 gets diffusers). Afterwards the 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
 import json
 import os
@@ -25,6 +26,7 @@ from pathlib import Path
 
 import torch
 from extension_helpers import ROOT, WebUI, free_port
+from live_bytes import live_bytes
 from safetensors.torch import save_file
 
 START_SECONDS = 900
@@ -56,15 +58,6 @@ def first_call(params):
     shared.state.skipped = WATCHING["once"]
 
 
-def live_bytes():
-    storages = {}
-    for thing in gc.get_objects():
-        if issubclass(type(thing), torch.Tensor):
-            storage = thing.untyped_storage()
-            storages[storage._cdata] = storage.nbytes()
-    return sum(storages.values())
-
-
 def add_routes(_, app):
     """Bytes of all tensors that are alive, reachable or not; from the first call on nothing is collected any more."""
 
@@ -93,7 +86,10 @@ class Watcher(scripts.Script):
         WATCHING.update(armed=True, once=state == "one call is enough", batch=len(kwargs["noise"]))
         if state == "modified noise":
             p.modified_noise = -2 * kwargs["noise"]
+
+
 '''
+WATCHER += inspect.getsource(live_bytes)
 
 
 def folder() -> Path | None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from extension_helpers import RequestFailed, WebUI
+from live_bytes import live_bytes
 from manager_helpers import MANAGERS, ForgeManager
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -59,16 +60,6 @@ def no_collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(gc, "collect", lambda *args: 0)  # hosts call it, but not all of them and not always
     yield
     gc.enable()
-
-
-def live_bytes() -> int:
-    """Bytes of the tensors that are alive, whether or not anything can still reach them."""
-    storages = {}
-    for thing in gc.get_objects():
-        if issubclass(type(thing), torch.Tensor):
-            storage = thing.untyped_storage()
-            storages[storage._cdata] = storage.nbytes()
-    return sum(storages.values())
 
 
 def module_bytes() -> int:
