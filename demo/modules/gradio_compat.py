@@ -26,8 +26,8 @@ if GRADIO_4:
 else:
     _Component = gradio.components.IOComponent
 
-#: What the page template loads from the internet; the demo loads nothing.
 _REMOTE = re.compile(rb'<(script|link|meta)\b[^>]*"https?://[^>]*?(/>|></script>|>)', re.DOTALL)
+"""What the page template loads from the internet; the demo loads nothing."""
 
 
 class _AcceptsOldJs:

@@ -15,9 +15,9 @@ sys.modules["modules.generation_parameters_copypaste"] = sys.modules[__name__]  
 re_param = re.compile(r'\s*(?P<key>\w[\w \-/]+):\s*(?P<value>"(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 _SIZE = re.compile(r"^(\d+)x(\d+)$")
 
-#: What a key that is not there means.
 _ABSENT = {"RNG": "GPU", "Schedule type": "Automatic", "Schedule max sigma": 0, "Schedule min sigma": 0,
            "Schedule rho": 0}
+"""What a key that is not there means."""
 
 
 class PasteField(tuple):

@@ -187,12 +187,12 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         return noise
 
 
-#: What a generation's result takes from p, and what the API's "info" has besides.
 _OF_P = (
     "all_prompts", "all_negative_prompts", "all_seeds", "all_subseeds", "subseed_strength", "width", "height",
     "sampler_name", "cfg_scale", "steps", "batch_size", "sd_model_name", "sd_model_hash", "seed_resize_from_w",
     "seed_resize_from_h", "denoising_strength", "extra_generation_params", "styles",
 )
+"""What a generation's result takes from p, and what the API's "info" has besides."""
 _OWN = ("prompt", "negative_prompt", "seed", "subseed", "index_of_first_image", "infotexts", "job_timestamp", "version")
 
 

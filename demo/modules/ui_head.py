@@ -7,10 +7,10 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse, JSONResponse
 from modules import paths_internal, scripts
 
-#: Scripts and styles come from here, pictures from here or from the page itself: never from the internet.
 CONTENT_SECURITY_POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob: ws: wss:; frame-ancestors 'self'; object-src 'none'"
 )
+"""Scripts and styles come from here, pictures from here or from the page itself: never from the internet."""
 
 
 def _files() -> dict[str, Path]:

@@ -8,7 +8,6 @@ import gradio as gr
 from modules import errors
 from modules.ui_components import InputAccordion, ToolButton
 
-#: What the file says of a component of each type, besides whether it is visible.
 _FIELDS: dict[type, tuple[str, ...]] = {
     gr.Slider: ("value", "minimum", "maximum", "step"),
     gr.Radio: ("value",),
@@ -19,6 +18,7 @@ _FIELDS: dict[type, tuple[str, ...]] = {
     gr.Button: (),
     ToolButton: (),
 }
+"""What the file says of a component of each type, besides whether it is visible."""
 
 
 class UiLoadsave:

@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = Path(os.environ.get("OMS_DEMO_MODEL", ROOT / "models" / "demo"))
-#: Whether all fields have been as they are for half a second.
 SETTLED = """() => {
     const now = JSON.stringify([...document.querySelectorAll('input, textarea')].map((e) => [e.value, e.checked]));
     const seen = window.fieldsSeen;
     if (!seen || seen.now !== now) window.fieldsSeen = {now, since: performance.now()};
     return Boolean(seen) && seen.now === now && performance.now() - seen.since > 500;
 }"""
-#: Whether no result still wears gradio's "processing | 0.1/1.4s": values come before that goes.
+"""Whether all fields have been as they are for half a second."""
 SHOWN = "() => !document.querySelector('#txt2img_results .progress-text')"
+"""Whether no result still wears gradio's "processing | 0.1/1.4s": values come before that goes."""
 PATIENCE = float(os.environ.get("OMS_TEST_PATIENCE", 300))
 """Seconds that a start of the WebUI or one generation may take: the machine may have other work to do."""
 

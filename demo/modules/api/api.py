@@ -31,7 +31,6 @@ from modules.shared import opts
 from PIL import Image
 from pydantic import BaseModel, create_model
 
-#: Fields of p that a request may set, with their types; every one may also be null.
 _TYPES = {
     "prompt": str, "negative_prompt": str, "styles": list, "seed": int, "subseed": int, "subseed_strength": float,
     "seed_resize_from_h": int, "seed_resize_from_w": int, "sampler_name": str, "scheduler": str, "batch_size": int,
@@ -40,6 +39,7 @@ _TYPES = {
     "override_settings_restore_afterwards": bool, "disable_extra_networks": bool, "enable_hr": bool,
     "hr_scale": float,
 }
+"""Fields of p that a request may set, with their types; every one may also be null."""
 _defaults = StableDiffusionProcessingTxt2Img.__dataclass_fields__
 
 StableDiffusionTxt2ImgProcessingAPI = create_model(
