@@ -297,12 +297,22 @@ class WebUIPage:
         return self.find("html_log_txt2img").inner_text().strip()
 
     def paste(self, infotext: str) -> None:
-        """Puts an infotext into the prompt and presses the host's paste button."""
+        """Puts an infotext into the prompt and presses the host's paste button, again where nothing came of it: on a
+        busy machine a page that has just been loaded shows its buttons before gradio listens to them.
+        """
+        from playwright.sync_api import TimeoutError as NothingYet
+
         self.write("txt2img_prompt", infotext)
-        self.find("paste").click()
-        self.page.wait_for_function(
-            "text => document.querySelector('#txt2img_prompt textarea').value !== text", arg=infotext
-        )
+        changed = "text => document.querySelector('#txt2img_prompt textarea').value !== text"
+        give_up = time.monotonic() + PATIENCE
+        while True:
+            self.find("paste").click()
+            try:
+                self.page.wait_for_function(changed, arg=infotext, timeout=20_000)
+                break
+            except NothingYet:
+                if time.monotonic() > give_up:
+                    raise
         self.page.evaluate("window.fieldsSeen = null")
         self.page.wait_for_function(SETTLED)  # the prompt is the first to change, and scripts pass ticks on
 
