@@ -44,7 +44,9 @@ def webui(start_webui: Callable[..., WebUI], model: Path) -> WebUI:
 @pytest.fixture(autouse=True)
 def _first_checkpoint(request: pytest.FixtureRequest) -> None:
     if "webui" in request.fixturenames:
-        request.getfixturevalue("webui").options(sd_model_checkpoint=FIRST)
+        webui = request.getfixturevalue("webui")
+        webui.options(sd_model_checkpoint=FIRST)
+        webui.txt2img(**QUICK)  # loads it: what an earlier request's override_settings loaded is still there
 
 
 def used(webui: WebUI, **fields: object) -> str:
