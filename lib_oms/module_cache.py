@@ -101,16 +101,15 @@ class ModuleCache:
         before: Callable[[str], None],
     ) -> _Held:
         source = self._source_of(entry) if text_encoder is None else None
-        encoder = text_encoder
+        wanted = None if source is None else (source.where, dtype)
         # A module holds the encoder that it was given, so the id is its own.
         key = (entry.path, fingerprint, dtype, id(text_encoder) if source is None else source.where)
         if key not in self._modules:
             inspect_module(entry.path)
-            if source is not None:
-                encoder = self._encoders.get((source.where, dtype))
-                if encoder is None:
-                    source.check()
-            self._make_room(entry, None if source is None else (source.where, dtype))
+            encoder = text_encoder if wanted is None else self._encoders.get(wanted)
+            if source is not None and encoder is None:
+                source.check()
+            self._make_room(entry, wanted)
             if source is not None and encoder is None:
                 before(f"Loading the text encoder of OMS model {entry.name}")
                 encoder = self._encoders[source.where, dtype] = source.load(dtype)

@@ -18,7 +18,6 @@ from real_host_helpers import folder as named_webui
 pytest.importorskip("gradio")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch sees")
 
-MODULE = "untrained"
 POLICIES = ("keep on the device", "keep in RAM", "drop after use")
 
 

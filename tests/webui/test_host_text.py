@@ -25,7 +25,6 @@ from lib_oms.text import MixClipEncoder
 
 pytest.importorskip("gradio")
 
-MODULE = "untrained"
 META = torch.device("meta")
 
 
