@@ -1,8 +1,9 @@
 """Whose the device's memory is: for the step ours, before and after it the sampler's.
 
 The text encoder and psi come to the device one after the other, each only while it computes. Where they stay
-afterwards is the setting "OMS memory policy". What is dropped gives its memory back at once, without waiting for
-Python's collector and whoever may still hold a reference.
+afterwards is the setting "OMS memory policy". What does not stay there is lent to the device: it stays in RAM, a copy
+computes, and nothing is carried back. What is dropped gives its memory back at once, without waiting for Python's
+collector and whoever may still hold a reference.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib_oms.psi import OMSUNetConfig
+from lib_oms.weights import Lent
 from lib_oms.webui.options import KEEP_ON_DEVICE, memory_policy
 
 try:
@@ -103,15 +105,16 @@ def on_device(
         return
     lender = _lender()
     with _TURN:
+        stays = dropped_next or (memory_policy() == KEEP_ON_DEVICE and lender.may_stay())
+        lent = None if stays else Lent(network)  # what stays on the device leaves RAM free
         try:
             lender.bring(network, device, needed)
             yield
         except BaseException:
-            lender.take_away(network)  # whatever went wrong, a full device would only make it worse
+            lender.take_away(network, lent)  # whatever went wrong, a full device would only make it worse
             raise
-        stays = dropped_next or (memory_policy() == KEEP_ON_DEVICE and lender.may_stay())
         if not stays:
-            lender.take_away(network)
+            lender.take_away(network, lent)
 
 
 class _Plain:
@@ -123,9 +126,8 @@ class _Plain:
             lowvram.send_everything_to_cpu()
         network.to(device)
 
-    def take_away(self, network: nn.Module) -> None:
-        if network_device(network).type != "cpu":
-            network.to("cpu")
+    def take_away(self, network: nn.Module, lent: Lent | None) -> None:
+        if _to_ram(network, lent):
             devices.torch_gc()
 
     def drop(self, network: nn.Module) -> None:
@@ -163,10 +165,10 @@ class _Managed:
         # torch's and diffusers', and all of it must be there.
         network.to(device)
 
-    def take_away(self, network: nn.Module) -> None:
+    def take_away(self, network: nn.Module, lent: Lent | None) -> None:
+        was_there = _to_ram(network, lent)  # first: else evicting would carry what is only lent
         self._evict(_PATCHERS.get(network))
-        if network_device(network).type != "cpu":
-            network.to("cpu")
+        if was_there:
             self._manager.soft_empty_cache()
 
     def drop(self, network: nn.Module) -> None:
@@ -211,6 +213,16 @@ def forget(*networks: nn.Module) -> None:
             _lender().drop(network)
     if networks:
         give_back_freed_pages()
+
+
+def _to_ram(network: nn.Module, lent: Lent | None) -> bool:
+    """Whether the network was on a device. What is lent goes back; what was left there under another policy is carried."""
+    was_on = network_device(network)
+    if lent is not None:
+        lent.put_back()
+    if network_device(network).type != "cpu":
+        network.to("cpu")
+    return was_on.type != "cpu"
 
 
 def _release(network: nn.Module) -> None:

@@ -116,6 +116,82 @@ class Weighty(nn.Module):
         return {tensor.device.type for tensor in (*self.parameters(), *self.buffers())}
 
 
+    @property
+    def memory(self) -> list[int]:
+        """Where in RAM its tensors are."""
+        return [tensor.data_ptr() for tensor in (*self.parameters(), *self.buffers())]
+
+
+def copied(network: nn.Module) -> list[torch.Tensor]:
+    return [tensor.clone() for tensor in network.state_dict().values()]
+
+
+def same(network: nn.Module, expected: list[torch.Tensor]) -> bool:
+    return all(map(torch.equal, network.state_dict().values(), expected))
+
+
+@pytest.mark.parametrize("policy", ["keep in RAM", "drop after use"])
+def test_weights_stay_in_ram_and_a_copy_computes(memory: Any, options: Any, no_collector: None, policy: str) -> None:
+    """Nothing is carried back: what it cost on a GPU is in docs/performance.md."""
+    options("oms_memory_policy", policy)
+    network = Weighty()
+    weights, where, own = copied(network), network.memory, list(network.parameters())
+    for _ in range(2):
+        before = live_bytes()
+        with memory.on_device(network, META):
+            assert network.at == {"meta"}
+            assert live_bytes() - before <= network.bytes, "one copy, on the device; RAM holds what it held"
+        assert network.memory == where
+        assert same(network, weights)
+        assert all(now is then for now, then in zip(network.parameters(), own, strict=True))
+        assert live_bytes() == before
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_where_the_cpu_computes_nothing_is_copied(memory: Any, options: Any, policy: str) -> None:
+    options("oms_memory_policy", policy)
+    network = Weighty()
+    where, before = network.memory, live_bytes()
+    with memory.on_device(network, CPU):
+        assert network.memory == where
+        assert live_bytes() == before
+    assert network.memory == where
+
+
+def test_what_a_host_does_to_the_copy_is_not_done_to_the_weights(memory: Any, options: Any) -> None:
+    """Forge stores weights in fp8 on the device where a person asks for it; the next picture asks again."""
+    options("oms_memory_policy", "keep in RAM")
+    network = Weighty()
+    weights = copied(network)
+    with memory.on_device(network, META):
+        network.to(torch.bfloat16)
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    assert same(network, weights)
+
+
+def test_what_stayed_on_the_device_is_carried_once_the_setting_is_another(memory: Any, options: Any) -> None:
+    options("oms_memory_policy", "keep on the device")
+    network = Weighty()
+    with memory.on_device(network, META):
+        pass
+    assert network.at == {"meta"}
+    options("oms_memory_policy", "keep in RAM")
+    with memory.on_device(network, META):
+        pass
+    assert network.at == {"cpu"}
+
+
+def test_weights_that_were_made_in_inference_mode_are_lent_too(memory: Any, options: Any) -> None:
+    options("oms_memory_policy", "keep in RAM")
+    with torch.inference_mode():
+        network = Weighty()
+        weights, where = copied(network), network.memory
+        with memory.on_device(network, META):
+            assert network.at == {"meta"}
+    assert network.memory == where
+    assert same(network, weights)
+
+
 def test_forgotten_network_is_gone_at_once_with_its_patcher(memory: Any, options: Any, no_collector: None) -> None:
     options("oms_memory_policy", "keep on the device")
     network = Weighty()
@@ -187,9 +263,12 @@ def test_load_that_fails_half_way_leaves_nothing_on_the_device(webui: WebUI, mon
     monkeypatch.setattr(memory, "manager", FullDevice())
     monkeypatch.setattr(memory, "ModelPatcher", FullDevice.patcher)
     network = Weighty()
+    weights, where = copied(network), network.memory
     with pytest.raises(RuntimeError, match="no room"), memory.on_device(network, META):
         pass
     assert network.at == {"cpu"}
+    assert network.memory == where
+    assert same(network, weights), "the next attempt starts from the same weights"
 
 
 def test_failure_lets_go_of_the_work_in_hand(
