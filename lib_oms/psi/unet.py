@@ -30,6 +30,7 @@ from lib_oms.psi.files import (
     ModuleFile,
     inspect_module,
 )
+from lib_oms.psi.inference import infer
 
 __all__ = ["OMSUNet", "OMSUNetConfig", "predict_v"]
 
@@ -110,6 +111,11 @@ class OMSUNet(nn.Module):
         h = latents.to(self.dtype)
         text = text_embeddings.to(self.dtype).expand(len(latents), -1, -1)
 
+        h = self._by_diffusers(h, text) if self.training else infer(self, h, text)
+        return self.conv_out(F.silu(self.conv_norm_out(h))).to(latents.dtype)
+
+    def _by_diffusers(self, h: Tensor, text: Tensor) -> Tensor:
+        """As diffusers' blocks themselves do it, which can recompute activations: for training."""
         h = self.conv_in(h)
         skips = [h]
         for block in self.down_blocks:
@@ -124,7 +130,7 @@ class OMSUNet(nn.Module):
             h = block(
                 hidden_states=h, temb=None, res_hidden_states_tuple=own, upsample_size=size, **_text_for(block, text)
             )
-        return self.conv_out(F.silu(self.conv_norm_out(h))).to(latents.dtype)
+        return h
 
     def _check(self, latents: Tensor, text: Tensor) -> None:
         if latents.ndim != 4 or latents.shape[1] != self.config.in_channels:

@@ -123,6 +123,23 @@ def test_numbers_are_those_of_diffusers_own_unet_without_its_time(height, width,
     torch.testing.assert_close(psi(latents, text), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (13, 17), (5, 7), (1, 1)])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_what_computes_pictures_is_what_was_trained_to_the_bit(height, width, memory_format, dtype):
+    """Training goes through diffusers' own blocks; they drop nothing out."""
+    psi = small(config=replace(SMALL, transformer_layers_per_block=(1, 2, 4))).to(dtype, memory_format=memory_format)
+    latents, text = inputs(height, width)
+    assert torch.equal(psi(latents, text), psi.train()(latents, text))
+
+
+def test_gradients_are_there_outside_of_training_too():
+    psi = small()
+    psi(*inputs()).sum().backward()
+    assert all(parameter.grad is not None for parameter in psi.parameters())
+
+
 @pytest.mark.parametrize(
     ("config", "tensors", "millions"),
     [(OMSUNetConfig.base(), 458, 154.0), (OMSUNetConfig.large(), 1638, 2542.5)],
