@@ -151,18 +151,21 @@ class OMSModule:
         """The other half: psi and not the text encoder."""
         conds, unconds = texts
         x_T = noise.to(self.device)
-        v_cond = torch.empty_like(x_T)
-        v_uncond = None if guidance_scale == 1.0 else torch.empty_like(x_T)
+        v_conds, v_unconds = list(x_T), list(x_T)  # each replaced below
         # The host may be under autocast, which would take psi to another precision than the one it was loaded in.
         with without_autocast(self.device):
             for pictures in _of_one_length(conds, unconds):
                 cond = torch.stack([conds[i] for i in pictures]).to(self.device)
                 uncond = torch.stack([unconds[i] for i in pictures]).to(self.device) if unconds else None
-                with_prompt, without = predict_v(self.psi, x_T[pictures], cond, uncond, guidance_scale)
-                v_cond[pictures] = with_prompt
-                if v_uncond is not None and without is not None:
-                    v_uncond[pictures] = without
-        return v_cond.to(noise.device), None if v_uncond is None else v_uncond.to(noise.device)
+                # One by one: a list of indices would go to the device, and that waits for all that it has begun.
+                latents = torch.stack([x_T[i] for i in pictures])
+                with_prompt, without = predict_v(self.psi, latents, cond, uncond, guidance_scale)
+                for place, i in enumerate(pictures):
+                    v_conds[i] = with_prompt[place]
+                    if without is not None:
+                        v_unconds[i] = without[place]
+        v_cond = torch.stack(v_conds).to(noise.device)
+        return v_cond, None if guidance_scale == 1.0 else torch.stack(v_unconds).to(noise.device)
 
 
 def _one_each(prompts: Sequence[str], count: int, what: str) -> list[str]:
