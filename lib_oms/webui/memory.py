@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib_oms.psi import OMSUNetConfig
-from lib_oms.weights import Lent
 from lib_oms.webui.options import KEEP_ON_DEVICE, memory_policy
+from lib_oms.weights import Lent
 
 try:
     from modules import lowvram
@@ -216,7 +216,7 @@ def forget(*networks: nn.Module) -> None:
 
 
 def _to_ram(network: nn.Module, lent: Lent | None) -> bool:
-    """Whether the network was on a device. What is lent goes back; what was left there under another policy is carried."""
+    """What is lent goes back; what another policy left on a device is carried. Tells whether anything was on one."""
     was_on = network_device(network)
     if lent is not None:
         lent.put_back()

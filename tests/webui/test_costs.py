@@ -1,4 +1,4 @@
-"""What a picture costs, in counts that are the same on every machine: forwards, arithmetic, readings of the text, files.
+"""What a picture costs, in counts that are alike on every machine: forwards, arithmetic, readings of the text, files.
 
 Seconds are in docs/performance.md; these tests are what keeps them.
 """

@@ -115,7 +115,6 @@ class Weighty(nn.Module):
     def at(self) -> set[str]:
         return {tensor.device.type for tensor in (*self.parameters(), *self.buffers())}
 
-
     @property
     def memory(self) -> list[int]:
         """Where in RAM its tensors are."""
