@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +31,11 @@ class Lent:
                 slots[name] = _holding(own, data)
 
 
-def _slots(network: nn.Module) -> Iterator[tuple[dict[str, Tensor | None], str, Tensor]]:
+def _slots(network: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
     for part in network.modules():
-        for slots in (part._parameters, part._buffers):
-            for name, tensor in list(slots.items()):
+        kinds: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
+        for slots in kinds:
+            for name, tensor in slots.items():
                 if tensor is not None:
                     yield slots, name, tensor
 

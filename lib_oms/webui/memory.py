@@ -124,7 +124,7 @@ class _Plain:
         if _saves_memory() and not _is_on(network, device):
             # The host has one of the model's parts on the device. It fetches the next one itself when it is used.
             lowvram.send_everything_to_cpu()
-        network.to(device)
+        _move(network, device)
 
     def take_away(self, network: nn.Module, lent: Lent | None) -> None:
         if _to_ram(network, lent):
@@ -163,7 +163,7 @@ class _Managed:
         self._manager.load_models_gpu([patcher], memory_required=needed)
         # When memory is short the manager leaves weights in RAM, for layers of its own kind that fetch them. Ours are
         # torch's and diffusers', and all of it must be there.
-        network.to(device)
+        _move(network, device)
 
     def take_away(self, network: nn.Module, lent: Lent | None) -> None:
         was_there = _to_ram(network, lent)  # first: else evicting would carry what is only lent
@@ -215,13 +215,18 @@ def forget(*networks: nn.Module) -> None:
         give_back_freed_pages()
 
 
+def _move(network: nn.Module, device: torch.device) -> None:
+    """As `network.to`, which takes milliseconds of Python to find out that there is nothing to do."""
+    if not _is_on(network, device):
+        network.to(device)
+
+
 def _to_ram(network: nn.Module, lent: Lent | None) -> bool:
     """What is lent goes back; what another policy left on a device is carried. Tells whether anything was on one."""
     was_on = network_device(network)
     if lent is not None:
         lent.put_back()
-    if network_device(network).type != "cpu":
-        network.to("cpu")
+    _move(network, torch.device("cpu"))
     return was_on.type != "cpu"
 
 

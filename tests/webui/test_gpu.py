@@ -104,6 +104,56 @@ def test_memory_of_the_gpu(webui: WebUI, gpu: Any, policy: str) -> None:
     webui.options(oms_memory_policy="keep in RAM")
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_stay_in_ram_and_nothing_is_carried_back(webui: WebUI, gpu: Any, dtype: torch.dtype) -> None:
+    from lib_oms.webui.loaded import LOADED
+
+    gpu(dtype)
+    webui.options(oms_memory_policy="keep on the device")
+    expected = started(webui, seed=8)
+    LOADED.clear()
+    webui.options(oms_memory_policy="keep in RAM")
+    started(webui)
+    (held,) = LOADED._modules.values()
+    parts = [*held.module.psi.parameters(), *held.module.text_encoder.parameters()]
+    where, weights = [part.data_ptr() for part in parts], [part.clone() for part in parts]
+    held.module.text_encoder.forget()
+    assert torch.equal(started(webui, seed=8), expected)
+    assert [part.data_ptr() for part in parts] == where
+    assert all(map(torch.equal, parts, weights))
+
+
+def test_from_one_policy_to_another_and_back(webui: WebUI, gpu: Any) -> None:
+    """What stayed on the GPU is carried to RAM once, and then is lent."""
+    gpu()
+    webui.options(oms_memory_policy="keep in RAM")
+    expected = started(webui)
+    before = torch.cuda.memory_allocated()
+    for policy in ("keep on the device", "keep in RAM", "keep on the device", "drop after use", "keep in RAM"):
+        webui.options(oms_memory_policy=policy)
+        assert torch.equal(started(webui), expected), policy
+    assert torch.cuda.memory_allocated() == before
+
+
+def test_psi_computes_what_diffusers_blocks_compute(webui: WebUI, gpu: Any) -> None:
+    from lib_oms.webui.loaded import LOADED
+
+    gpu()
+    webui.options(oms_memory_policy="keep on the device")
+    started(webui)
+    (held,) = LOADED._modules.values()
+    psi = held.module.psi
+    noise = torch.randn(1, 4, 13, 16, device="cuda")
+    text = torch.randn(1, 77, psi.config.cross_attention_dim, device="cuda")
+    with torch.no_grad():
+        ours = psi(noise, text)
+        try:
+            assert torch.equal(psi.train()(noise, text), ours)
+        finally:
+            psi.eval()
+    webui.options(oms_memory_policy="keep in RAM")
+
+
 def test_a_repeated_prompt_leaves_the_text_encoder_in_ram(webui: WebUI, gpu: Any, monkeypatch: Any) -> None:
     from lib_oms.webui.loaded import LOADED
 
