@@ -1,11 +1,11 @@
 """The project's commands: `python -m nox -s demo`, `-s tests`, `-s tests-slow`, `-s types`, `-s lint`, `-s readme`.
 
 Tests run under the pins of three WebUI hosts (requirements/*.txt) and, for the library part, under the newest diffusers
-and transformers. These sessions share one environment per Python, in which only what differs is changed: making one anew
-takes longer than the tests of most files.
+and transformers. These sessions share one environment per Python, in which only what differs is changed: making one
+anew takes longer than the tests of most files.
 
-virtualenv, which nox brings along, makes the environments: with a pip of its own time, whichever Python is at hand. That
-of Python 3.11 takes three times as long to find out which packages fit.
+virtualenv, which nox brings along, makes the environments, with a recent pip: the one that comes with Python 3.11 takes
+three times as long to find out which packages fit.
 
 Forge Neo runs Python 3.13 with torch 2.11.0. `python3.13 -m nox -s "tests(neo)"` has both; on any other Python its
 remaining pins are tested with TORCH, which says so. OMS_TORCH says in pip's words which torch to install instead, such
@@ -64,7 +64,7 @@ nox.options.sessions = ["tests"]
 nox.options.default_venv_backend = "virtualenv"
 
 HOSTS = ["latest", "a1111", "neo", "forge"]
-"""The newest libraries first: their environment is a new one. The last one's pins stay, for the sessions that follow."""
+"""The newest libraries first: their environment is a new one. The last one's pins stay, for sessions that follow."""
 
 README_LINE = re.compile(r"(?:python -m )?pip install [^`\n]+")
 # What shows that the environment, which an install line made, is good for something: added to the line that begins so.
