@@ -1,8 +1,11 @@
 """The project's commands: `python -m nox -s demo`, `-s tests`, `-s tests-slow`, `-s types`, `-s lint`, `-s readme`.
 
 Tests run under the pins of three WebUI hosts (requirements/*.txt) and, for the library part, under the newest diffusers
-and transformers. The hosts' sessions share one environment per Python, in which only the pins that differ are changed:
-making one anew takes longer than the tests of most files.
+and transformers. These sessions share one environment per Python, in which only what differs is changed: making one
+anew takes longer than the tests of most files.
+
+virtualenv, which nox brings along, makes the environments, with a recent pip: the one that comes with Python 3.11 takes
+three times as long to find out which packages fit.
 
 Forge Neo runs Python 3.13 with torch 2.11.0. `python3.13 -m nox -s "tests(neo)"` has both; on any other Python its
 remaining pins are tested with TORCH, which says so. OMS_TORCH says in pip's words which torch to install instead, such
@@ -58,7 +61,10 @@ STYLES = {
 }
 """The ways of hosts that the miniature WebUI has are tested under the pins that they meet in life."""
 nox.options.sessions = ["tests"]
-nox.options.default_venv_backend = "venv"
+nox.options.default_venv_backend = "virtualenv"
+
+HOSTS = ["latest", "a1111", "neo", "forge"]
+"""The newest libraries first: their environment is a new one. The last one's pins stay, for sessions that follow."""
 
 README_LINE = re.compile(r"(?:python -m )?pip install [^`\n]+")
 # What shows that the environment, which an install line made, is good for something: added to the line that begins so.
@@ -75,12 +81,13 @@ def install(session: nox.Session, *what: str, python: str = "python") -> None:
     session.run_install(python, "-m", "pip", "install", "--quiet", "--no-compile", *what, external=True)
 
 
-def install_project(
-    session: nox.Session, extras: str, host: str | None = None, torch: str = TORCH, python: str = "python"
-) -> None:
-    """The project with a host's pins; torch first, so that no resolver picks another build of it."""
-    install(session, *shlex.split(os.environ.get("OMS_TORCH", torch)), python=python)
-    install(session, "-e", f".[{extras}]", *(["-c", f"requirements/{host}.txt"] if host else []), python=python)
+def install_project(session: nox.Session, extras: str, host: str, python: str = "python") -> None:
+    """The project with a host's pins, which change no other package that is there: torch comes before."""
+    install(session, "-e", f".[{extras}]", "-c", f"requirements/{host}.txt", python=python)
+    install_last(session, host, python)
+
+
+def install_last(session: nox.Session, host: str, python: str = "python") -> None:
     if host in LAST:
         install(session, "--no-deps", *LAST[host], python=python)
 
@@ -88,40 +95,50 @@ def install_project(
 def environment(session: nox.Session, host: str) -> str:
     """The Python of an environment with the pins of `host`, or with the newest libraries ("latest").
 
-    The hosts share one, of which only what their pins change is changed; another pyproject.toml makes a new one.
+    One for all that run with the same torch, but the newest libraries are always installed where nothing else is;
+    another pyproject.toml makes a new one.
     """
-    kind = "latest" if host == "latest" else "hosts"
-    asked = hashlib.sha256(Path("pyproject.toml").read_bytes()).hexdigest()[:8]
-    folder = Path(os.environ.get("NOX_ENVDIR") or ".nox").resolve() / f"{kind}-{PYTHON[0]}.{PYTHON[1]}-{asked}"
+    torch = os.environ.get("OMS_TORCH") or (NEO_TORCH if host == "neo" and PYTHON == NEO_PYTHON else TORCH)
+    asked = hashlib.sha256(Path("pyproject.toml").read_bytes() + torch.encode()).hexdigest()[:8]
+    folder = Path(os.environ.get("NOX_ENVDIR") or ".nox").resolve() / f"shared-{PYTHON[0]}.{PYTHON[1]}-{asked}"
     interpreter = str(folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
     if host == "neo" and PYTHON != NEO_PYTHON:
         session.warn(f"Forge Neo runs Python 3.13 with {NEO_TORCH}: python3.13 -m nox -s 'tests(neo)' has both")
     if host != "latest" and not (shutil.which("chromium") or os.environ.get("CHROMIUM")):
         session.warn("chromium is missing: the tests in a browser will be skipped (apt-get install chromium)")
-    made = folder / "made"  # an environment whose making was cut short is made again
-    if not made.exists():
-        session.run_install(sys.executable, "-m", "venv", "--clear", str(folder), external=True)
-        extras = "test-library" if host == "latest" else "demo,test,types"
-        pins = None if host == "latest" else host
-        torch = NEO_TORCH if host == "neo" and PYTHON == NEO_PYTHON else TORCH
-        install_project(session, extras, pins, torch, interpreter)
-        made.touch()
-    elif host != "latest":
+    pins = Path(f"requirements/{host}.txt").read_text(encoding="utf-8") if host != "latest" else ""
+    wanted = "\n".join([host, *LAST.get(host, ()), pins])
+    kept = folder / "installed"
+    installed = kept.read_text(encoding="utf-8") if kept.exists() else ""
+    if host != "latest" and installed == wanted:
+        return interpreter
+    kept.unlink(missing_ok=True)  # what is cut short is done again
+    if host == "latest" or not installed:
+        make = [sys.executable, "-m", "virtualenv", "--quiet", "--clear", "--python", sys.executable]
+        session.run_install(*make, str(folder), external=True)
+        install(session, *shlex.split(torch), python=interpreter)
+    if host == "latest":
+        install(session, "-e", ".[test-library]", python=interpreter)
+    elif "gradio" not in installed:
+        install_project(session, "demo,test,types", host, interpreter)
+    else:
         install(session, "-r", f"requirements/{host}.txt", python=interpreter)
-        if host in LAST:
-            install(session, "--no-deps", *LAST[host], python=interpreter)
+        install_last(session, host, interpreter)
+    if kept.parent.exists():  # nox may only have said what it would do
+        kept.write_text(wanted, encoding="utf-8")
     return interpreter
 
 
 @nox.session
 def demo(session: nox.Session) -> None:
     """Serves the miniature WebUI and prints its address; `-- --once` makes one pair of pictures and ends."""
+    install(session, *shlex.split(os.environ.get("OMS_TORCH", TORCH)))  # first: no resolver picks another build of it
     install_project(session, "demo", WHOLE)
     session.run("python", "-m", "demo", *session.posargs)
 
 
 @nox.session(venv_backend="none")
-@nox.parametrize("host", ["a1111", "neo", "forge", "latest"], ids=["a1111", "neo", "forge", "latest"])
+@nox.parametrize("host", HOSTS, ids=HOSTS)
 def tests(session: nox.Session, host: str) -> None:
     """Runs all tests but the slow ones; whatever follows `--` is handed to pytest."""
     if host in ("a1111", "forge") and PYTHON >= OLD_PINS_END:
@@ -166,7 +183,7 @@ def readme(session: nox.Session) -> None:
         if ending is None:
             session.error(f"nothing in AFTERWARDS tries what this line installs: {line}")
         with tempfile.TemporaryDirectory() as folder:
-            session.run(sys.executable, "-m", "venv", folder, external=True)
+            session.run(sys.executable, "-m", "virtualenv", "--quiet", folder, external=True)
             path = os.pathsep.join([f"{folder}/bin", os.environ["PATH"]])
             fresh = {"PATH": path, "NOX_ENVDIR": f"{folder}/nox", "PIP_NO_COMPILE": "1"}
             session.run("bash", "-euc", line + ending, env=fresh, external=True)

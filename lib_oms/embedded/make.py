@@ -339,8 +339,7 @@ def write_untrained(out: Path, seed: int) -> None:
     from lib_oms.psi import OMSUNet, OMSUNetConfig
 
     torch.manual_seed(seed)
-    captions = draw.dataset(300, seed)[1]
-    tokenizer = build_tokenizer(captions, out / "tokenizer")
+    tokenizer = build_tokenizer(draw.captions(300, seed), out / "tokenizer")
     save_part(build_text_encoder(tokenizer), out / "text_encoder")
     save_part(build_vae(), out / "vae")
     unet = build_unet()

@@ -20,6 +20,7 @@ def test_pictures_are_the_same_for_the_same_seed_and_do_not_depend_on_how_many_a
     again, texts = draw.dataset(3, seed=3, start=3)
     assert np.array_equal(pictures[3:], again)
     assert captions[3:] == texts
+    assert captions == draw.captions(6, seed=3)
     assert not np.array_equal(pictures, draw.dataset(6, seed=4)[0])
 
 
@@ -42,7 +43,7 @@ def test_captions_that_name_a_grey_are_true():
 
 
 def test_about_a_third_of_captions_leave_the_background_out():
-    captions = draw.dataset(400, seed=5)[1]
+    captions = draw.captions(400, seed=5)
     silent = [c for c in captions if not any(w in c for w in ("background", "page", " at ", " in "))]
     assert 0.2 < len(silent) / len(captions) < 0.4
 
@@ -75,7 +76,7 @@ def test_untrained_vae_gives_the_colours_of_flat_pictures_back():
 
 
 def test_tokenizer_knows_the_words_of_its_captions_and_survives_all_others(tmp_path):
-    build_tokenizer(draw.dataset(300, seed=0)[1], tmp_path)
+    build_tokenizer(draw.captions(300, seed=0), tmp_path)
     tokenizer = CLIPTokenizerFast.from_pretrained(tmp_path)  # without ftfy the slow one of transformers 4 drops accents
     words = "a red circle on a black background"
     ids = tokenizer(words).input_ids
