@@ -17,6 +17,7 @@ of their own in every draw, which the denoiser takes for the picture's brightnes
 
 from lib_oms.step.first_latent import (
     MOST_QUIET,
+    NO_TRIMS,
     READABLE,
     VANISHING_SIGMA,
     FirstStep,
@@ -28,9 +29,11 @@ from lib_oms.step.first_latent import (
 from lib_oms.step.frequencies import low, resized
 from lib_oms.step.guidance import guided
 from lib_oms.step.trims import REFERENCE_COLORS, Directions, Trims
+from lib_oms.step.x0hat import x0hat_of
 
 __all__ = [
     "MOST_QUIET",
+    "NO_TRIMS",
     "READABLE",
     "REFERENCE_COLORS",
     "VANISHING_SIGMA",
@@ -44,4 +47,5 @@ __all__ = [
     "resized",
     "sigma_of",
     "start_from",
+    "x0hat_of",
 ]
