@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from lib_oms.errors import OMSError
+from lib_oms.given import VAELatents, latents_of, small_picture
 from lib_oms.module import OMSModule
-from lib_oms.step import VANISHING_SIGMA, FirstStep, one_more_step, sigma_of
+from lib_oms.settings import ALL_DETAIL, COLOR, NONE, PICTURE, PROMPT, OMSSettings
+from lib_oms.step import VANISHING_SIGMA, FirstStep, Trims, guided, sigma_of, start_from, x0hat_of
 from lib_oms.text import TextEncoder
 
 
@@ -27,9 +29,12 @@ class OneMoreStep:
 
     >>> oms = OneMoreStep.from_pretrained("models/demo")
     >>> oms(pipe, prompt="black background", generator=torch.Generator().manual_seed(1)).images[0]
+    >>> OneMoreStep()(pipe, prompt="a lighthouse", color="#1f4e79").images[0]
+
+    Without a module it serves colors, pictures and the trims.
     """
 
-    def __init__(self, module: OMSModule) -> None:
+    def __init__(self, module: OMSModule | None = None) -> None:
         self.module = module
 
     @classmethod
@@ -46,7 +51,8 @@ class OneMoreStep:
 
     def to(self, device: torch.device | str) -> OneMoreStep:
         """Moves the module; it may be on another device than the pipeline. Returns self."""
-        self.module.to(device)
+        if self.module is not None:
+            self.module.to(device)
         return self
 
     @torch.no_grad()
@@ -62,6 +68,17 @@ class OneMoreStep:
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
         sampler_eta: float | None = None,
+        source: str | None = None,
+        color: str = "",
+        picture: Any = None,
+        prompt_weight: float = 0.0,
+        strength: float = 1.0,
+        detail: int = ALL_DETAIL,
+        quiet: int | None = None,
+        guidance_rescale: float = 0.0,
+        brightness: float = 0.0,
+        saturation: float = 0.0,
+        sampler_guidance_rescale: float | None = None,
         **kwargs: Any,
     ) -> Any:
         """Runs `pipe` from x_T; returns what `pipe` returns.
@@ -80,6 +97,13 @@ class OneMoreStep:
             generator: one, or one per picture.
             latents: x_T^S, N(0, 1), to use in place of drawn noise.
             sampler_eta: the pipeline's own eta, which DDIM schedulers read.
+            source: what is followed, as the setting of that name; None is what is given, a color or a picture, else
+                the prompt.
+            color: "#rrggbb".
+            picture: an image of PIL's, or one in base64.
+            prompt_weight, strength, detail, guidance_rescale, brightness, saturation: as the settings of these names.
+            quiet: likewise; None is what suits the source.
+            sampler_guidance_rescale: the pipeline's own guidance_rescale.
             kwargs: anything else the pipeline takes.
 
         Raises:
@@ -87,38 +111,73 @@ class OneMoreStep:
                 sampling.
         """
         takes = inspect.signature(pipe.__call__).parameters
-        self._check_pipeline(pipe, takes)
+        follows = source or (COLOR if color else PICTURE if picture is not None else PROMPT)
+        if source is None and color and picture is not None:
+            raise OMSError("there are a color and a picture; give one of them, or say by source which to follow")
+        if follows == PICTURE and picture is None:
+            raise OMSError("source is 'picture', but there is no picture")
+        said: dict[str, Any] = {} if quiet is None else {"quiet": quiet}
+        settings = OMSSettings(
+            source=follows,
+            color=color,
+            picture="" if picture is None else small_picture(picture, PICTURE),
+            prompt_weight=prompt_weight,
+            strength=strength,
+            detail=detail,
+            guidance_rescale=guidance_rescale,
+            brightness=brightness,
+            saturation=saturation,
+            **said,
+        )
+        self._check_pipeline(pipe, takes, settings)
         first = first_step(pipe, takes, kwargs)
         pictures = kwargs.get("num_images_per_prompt") or 1
         count = _count(prompt, kwargs)
-        asked = _per_picture(prompt if oms_prompt is None else oms_prompt, "oms_prompt", count, pictures)
-        negative = _per_picture(oms_negative_prompt, "oms_negative_prompt", count, pictures)
+        asked, negative = [], []
+        if settings.uses_prompt:
+            asked = _per_picture(prompt if oms_prompt is None else oms_prompt, "oms_prompt", count, pictures)
+            negative = _per_picture(oms_negative_prompt, "oms_negative_prompt", count, pictures)
 
         noise = _noise(pipe, count * pictures, generator, latents, kwargs)
         fresh = None
         if eta > 0:
             fresh = _randn(tuple(noise.shape), generator, noise.device, noise.dtype)
-        v_cond, v_uncond = self.module.predict_v(noise, asked, negative, oms_guidance_scale)
-        x_T = one_more_step(
+        answer = None
+        if settings.uses_prompt:
+            assert self.module is not None
+            v_cond, v_uncond = self.module.predict_v(noise, asked, negative, oms_guidance_scale)
+            v_uncond = None if v_uncond is None else v_uncond.float()
+            answer = -guided(v_cond.float(), v_uncond, oms_guidance_scale, guidance_rescale)
+        given = None if settings.source == PROMPT else _given(pipe, settings, noise)
+        x0hat = x0hat_of(answer, given, settings.prompt_weight, None if detail == ALL_DETAIL else settings.detail)
+        start = start_from(
             noise.float(),  # so that x_T is rounded to the pipeline's precision once, not twice
-            v_cond,
-            v_uncond,
-            guidance_scale=oms_guidance_scale,
-            sigma=first.sigma,
+            x0hat,
+            first,
+            strength=settings.strength,
             eta=eta,
             fresh_noise=fresh,
-            exploding=first.exploding,
+            quiet=settings.quiet,
+            trims=_trims(pipe, settings),
         )
-        if sampler_eta is not None:
-            kwargs["eta"] = sampler_eta
-        return pipe(prompt=prompt, generator=generator, latents=(x_T / first.scale).to(noise.dtype), **kwargs)
+        for name, value in (("eta", sampler_eta), ("guidance_rescale", sampler_guidance_rescale)):
+            if value is not None:
+                kwargs[name] = value
+        return pipe(prompt=prompt, generator=generator, latents=start.to(noise.dtype), **kwargs)
 
-    def _check_pipeline(self, pipe: Any, takes: Any) -> None:
+    def _check_pipeline(self, pipe: Any, takes: Any, settings: OMSSettings) -> None:
         name = type(pipe).__name__
         if "latents" not in takes or "prompt" not in takes or getattr(pipe, "unet", None) is None:
             raise OMSError(f"{name} takes no latents to start from, or has no UNet; OMS needs a text-to-image pipeline")
         if "strength" in takes:
             raise OMSError(f"{name} starts from a picture; OMS acts on pure noise, so only text-to-image can use it")
+        if not settings.uses_prompt:
+            return
+        if self.module is None:
+            raise OMSError(
+                "to follow a prompt takes an OMS model: OneMoreStep.from_pretrained(...). Without one there are color "
+                "and picture, or the source 'none' with brightness and saturation"
+            )
         channels, expected = pipe.unet.config.in_channels, self.module.psi.config.in_channels
         if channels != expected:
             raise OMSError(f"{name}'s UNet has {channels} input channels, this OMS model was made for {expected}")
@@ -168,6 +227,50 @@ def first_step(pipe: Any, takes: Any, kwargs: dict[str, Any]) -> FirstStep:
             "as beyond that nothing of the picture is left in the first latent"
         )
     return FirstStep(sigma, _is_exploding(scheduler, timesteps[0], sigma), float(scheduler.init_noise_sigma))
+
+
+def _given(pipe: Any, settings: OMSSettings, noise: Tensor) -> Tensor:
+    """The latent of what is followed beside a prompt, shaped as `noise`."""
+    if settings.source == NONE:
+        return torch.zeros_like(noise, dtype=torch.float32)
+    known, encode = _vae(pipe)
+    if settings.source == COLOR:
+        made = known.color(settings.color, encode)[None, :, None, None]
+    else:
+        height, width = noise.shape[-2:]
+        made = known.picture(getattr(settings, settings.source), height, width, encode)
+    if made.shape[1] != noise.shape[1]:
+        raise OMSError(f"the VAE makes latents of {made.shape[1]} channels, the UNet samples {noise.shape[1]}")
+    return made.to(noise.device).expand(noise.shape)
+
+
+def _trims(pipe: Any, settings: OMSSettings) -> Trims:
+    wanted = Trims(settings.brightness, settings.saturation)
+    if not wanted:
+        return wanted
+    known, encode = _vae(pipe)
+    return Trims(settings.brightness, settings.saturation, known.directions(encode))
+
+
+def _vae(pipe: Any) -> tuple[VAELatents, Any]:
+    vae = getattr(pipe, "vae", None)
+    if vae is None:
+        raise OMSError(f"{type(pipe).__name__} has no VAE that could encode a color or a picture")
+
+    def encode(picture: Tensor) -> Tensor:
+        dtype = vae.dtype
+        # SDXL's own VAE overflows in half precision, and says so in its config, as its pipeline knows when it decodes.
+        upcast = dtype == torch.float16 and bool(getattr(vae.config, "force_upcast", False))
+        if upcast:
+            vae.to(torch.float32)
+        try:
+            latent = vae.encode((picture * 2 - 1).to(pipe._execution_device, vae.dtype)).latent_dist.mode()
+        finally:
+            if upcast:
+                vae.to(dtype)
+        return latent.float() * vae.config.scaling_factor
+
+    return latents_of(vae), encode
 
 
 def _is_flow(scheduler: Any) -> bool:

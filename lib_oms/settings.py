@@ -1,8 +1,11 @@
 """The settings of One More Step, each written down once.
 
 The dataclass below is the list: the accordion, the check of what the API sends, infotext and its way back, and the
-tables in the documentation are all read from its fields. A new setting goes last, so that positional API calls and
-old pictures keep their meaning.
+tables in the documentation are all read from its fields.
+
+A new setting goes last, and says by `before` what it was before it existed. That is what a picture means whose infotext
+does not name it, and an API call that does not: both come out as they always have. The page may begin with another
+value, the `default`.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import math
 import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -24,44 +27,121 @@ AUTOMATIC = "Automatic"
 """The module's name that stands for "whichever fits the loaded model"."""
 CHOICE = "OMS model choice"
 """Infotext's label beside the module that was used, where that was Automatic's choice; the text is AUTOMATIC."""
+ALL_DETAIL = 16
+"""The value of `detail` at which x0hat passes as it is."""
+LONGEST_PICTURE = 48_000_000
+"""Letters of a picture in base64: 36 MB."""
+
+
+PROMPT, COLOR, PICTURE, BRUSH, NONE = "prompt", "color", "picture", "brush", "none"
+"""What a picture's brightness and color may follow: the values of the setting `source`."""
+
+Value = bool | int | float | str
+
+_NOT_SAID: Any = object()
+"""Stands in a dataclass' argument that nobody gave."""
+
+
+class FilledIn:
+    """Marks a value that no person and no page gave: hosts fill what is missing in an API's list from the controls of
+    the page, by the very objects that stand there (init_default_script_args in modules/api/api.py). They also turn
+    what an infotext holds into the class of that object; calling the classes below gives plain values, so that these
+    are not marked.
+    """
+
+
+class _FilledInNumber(FilledIn, int):
+    def __new__(cls, value: Any) -> Any:
+        return int(value)
+
+
+class _FilledInText(FilledIn, str):
+    def __new__(cls, value: Any) -> Any:
+        return str(value)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting: what the page calls it, what it may be, and how a picture's infotext spells it."""
+    """One setting: what the page calls it, what it may be, and how a picture's infotext spells it.
+
+    default: what the page begins with.
+    before: what it was before it existed, if that is something else, see above.
+    by_source: what it is where a request does not name it, for some values of `source`.
+    choices: the values a text may have, and what the page calls them.
+    pattern, allowed_text: what else a text has to match, empty or not, and that in words.
+    longest: how many letters a text may have.
+    acts_for: the values of `source` for which it does something; None is all of them.
+    """
 
     name: str
     label: str
     infotext: str
     help: str
-    default: bool | float | str
+    default: Value
+    before: Value = _NOT_SAID
+    by_source: Mapping[str, Value] = field(default_factory=dict)
     minimum: float = -math.inf
     maximum: float = math.inf
     step: float | None = None
+    choices: Mapping[str, str] = field(default_factory=dict)
+    pattern: str = ""
+    allowed_text: str = "a text"
+    longest: int = 0
+    acts_for: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.before is _NOT_SAID:
+            object.__setattr__(self, "before", self.default)
 
     @property
     def type(self) -> type:
-        """bool, float or str."""
+        """bool, int, float or str."""
         return type(self.default)
 
     @property
     def schema(self) -> dict[str, Any]:
         """JSON schema of the setting's value."""
-        kinds = {bool: "boolean", float: "number", str: "string"}
-        bounds = {"minimum": self.minimum, "maximum": self.maximum} if self.type is float else {}
-        facts = {"title": self.label, "description": self.help, "type": kinds[self.type], "default": self.default}
-        return {**facts, **bounds}
+        kinds = {bool: "boolean", int: "integer", float: "number", str: "string"}
+        facts: dict[str, Any] = {"title": self.label, "description": self.help, "type": kinds[self.type]}
+        facts["default"] = self.before
+        if self.type in (int, float):
+            facts.update(minimum=self.minimum, maximum=self.maximum)
+        if self.choices:
+            facts["enum"] = list(self.choices)
+        if self.pattern:
+            facts["pattern"] = f"^({self.pattern})?$"
+        if self.longest:
+            facts["maxLength"] = self.longest
+        return facts
 
     @property
     def allowed(self) -> str:
         """What may be given, in words for an error message."""
         if self.type is bool:
             return "true or false"
-        if self.type is float:
-            return f"a number from {self.minimum:g} to {self.maximum:g}"
-        return "a text"
+        if self.type in (int, float):
+            return f"a {'whole ' if self.type is int else ''}number from {self.minimum:g} to {self.maximum:g}"
+        return f"one of {', '.join(self.choices)}" if self.choices else self.allowed_text
 
-    def check(self, value: Any) -> bool | float | str:
+    @property
+    def filled_in(self) -> Value:
+        """The default, marked where that is not what an API call means that does not name the setting."""
+        if self.default == self.before and not self.by_source:
+            return self.default
+        if isinstance(self.default, str):
+            return str.__new__(_FilledInText, self.default)
+        assert isinstance(self.default, int), "no marks for numbers of this type; json libraries know none either"
+        return int.__new__(_FilledInNumber, self.default)
+
+    def unsaid(self, source: str) -> Value:
+        """What it is in a request that names this source, and not this setting."""
+        return self.by_source.get(source, self.before)
+
+    def acts(self, source: str) -> bool:
+        """Whether it does anything where this source is followed."""
+        return self.acts_for is None or source in self.acts_for
+
+    def check(self, value: Any) -> Value:
         """`value` in the setting's own type.
 
         true is no number here and 1 is not true: the API hands over JSON unchecked, and whoever wrote "yes" should
@@ -70,15 +150,38 @@ class Setting:
         Raises:
             SettingError: it is not allowed; names the setting, the value and what is.
         """
-        if self.type is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-            if self.minimum <= value <= self.maximum:  # False for NaN too
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if self.type in (int, float) and is_number and self.minimum <= value <= self.maximum:  # False for NaN too
+            if self.type is float:
                 return float(value) + 0.0  # -0.0 becomes 0.0
-        elif self.type is not float and isinstance(value, (bool, str)) and isinstance(value, self.type):
-            _refuse_half_letters(f"{self.infotext} ({self.name})", value)
+            if value == int(value):
+                return int(value)
+        elif self.type is bool and isinstance(value, bool):
             return value
-        raise SettingError(f"{self.infotext} ({self.name}): {reprlib.repr(value)} is not allowed, only {self.allowed}.")
+        elif self.type is str and isinstance(value, str):
+            return self._check_text(value)
+        raise self._refusal(value)
 
-    def parse(self, text: str) -> bool | float | str:
+    def _check_text(self, text: str) -> str:
+        _refuse_half_letters(f"{self.infotext} ({self.name})", text)
+        if self.longest and len(text) > self.longest:
+            raise SettingError(
+                f"{self.infotext} ({self.name}): it has {len(text)} letters, at most {self.longest} are allowed."
+            )
+        if self.choices and text not in self.choices:
+            raise self._refusal(text, close_to(text, self.choices))
+        if text and self.pattern:
+            if not re.fullmatch(self.pattern, text):
+                raise self._refusal(text)
+            text = text.lower()
+        return str(text)  # of a text that a host filled in, without the mark
+
+    def _refusal(self, value: Any, hint: str = "") -> SettingError:
+        return SettingError(
+            f"{self.infotext} ({self.name}): {reprlib.repr(value)} is not allowed, only {self.allowed}.{hint}"
+        )
+
+    def parse(self, text: str) -> Value:
         """`check` for a value that stands in an infotext.
 
         Raises:
@@ -86,16 +189,17 @@ class Setting:
         """
         if self.type is bool:
             return self.check({"True": True, "False": False}.get(text, text))
-        if self.type is float:
+        if self.type in (int, float):
             try:
                 return self.check(float(text))
-            except ValueError as error:
+            except (ValueError, OverflowError) as error:
                 raise SettingError(f"{self.infotext}: {text!r} is not {self.allowed}.") from error
-        return text
+        return self.check(text) if self.choices or self.pattern else text
 
 
-def _setting(default: bool | float | str, **facts: Any) -> Any:
-    return field(default=default, metadata={"default": default, **facts})
+def _setting(default: Value, **facts: Any) -> Any:
+    unsaid = _NOT_SAID if facts.get("by_source") else facts.get("before", default)
+    return field(default=unsaid, metadata={"default": default, **facts})
 
 
 @dataclass(frozen=True)
@@ -148,10 +252,124 @@ class OMSSettings:
         infotext="OMS negative prompt",
         help="What guidance leads away from, at any OMS guidance scale but 1. Published OMS models know only empty.",
     )
+    source: str = _setting(
+        PROMPT,
+        label="OMS source",
+        infotext="OMS source",
+        help="What brightness and color follow: the OMS prompt, a color, a picture, a sketch, or only the two trims.",
+        choices={PROMPT: "Prompt", COLOR: "Color", PICTURE: "Picture", BRUSH: "Brush", NONE: "Only the sliders"},
+    )
+    color: str = _setting(
+        "#808080",
+        before="",
+        label="OMS color",
+        infotext="OMS color",
+        help="The color of the picture's ground, where the source is color. Needs no OMS model.",
+        pattern="#[0-9a-fA-F]{6}",
+        allowed_text="a color such as #336699",
+        acts_for=(COLOR,),
+    )
+    picture: str = _setting(
+        "",
+        label="OMS picture",
+        infotext="OMS picture",
+        help="The picture whose brightness, colors and rough layout to follow, where the source is picture: base64.",
+        longest=LONGEST_PICTURE,
+        acts_for=(PICTURE,),
+    )
+    brush: str = _setting(
+        "",
+        label="OMS brush",
+        infotext="OMS brush",
+        help="A sketch of where it is to be bright, dark or colored, where the source is brush: a picture in base64.",
+        longest=LONGEST_PICTURE,
+        acts_for=(BRUSH,),
+    )
+    prompt_weight: float = _setting(
+        0.0,
+        label="OMS prompt weight",
+        infotext="OMS prompt weight",
+        help="How much of the OMS prompt is mixed in where the source is another: 0 nothing, 1 the prompt alone.",
+        minimum=0.0,
+        maximum=1.0,
+        step=0.05,
+        acts_for=(COLOR, PICTURE, BRUSH, NONE),
+    )
+    strength: float = _setting(
+        1.0,
+        label="OMS strength",
+        infotext="OMS strength",
+        help="How strongly the step acts: 0 not at all, 1 as asked, above 1 more than asked.",
+        minimum=0.0,
+        maximum=2.0,
+        step=0.05,
+    )
+    detail: int = _setting(
+        ALL_DETAIL,
+        label="OMS detail",
+        infotext="OMS detail",
+        help=f"How much of the layout to follow: 1 the mean color alone, {ALL_DETAIL} all that the source says.",
+        minimum=1,
+        maximum=ALL_DETAIL,
+        step=1,
+    )
+    quiet: int = _setting(
+        0,
+        label="OMS quiet",
+        infotext="OMS quiet",
+        help="How far the seed's own tint gives way to what was asked: 0 not at all, 4 for exact colors, 16 the most.",
+        by_source={COLOR: 4, PICTURE: 4, BRUSH: 4},
+        minimum=0,
+        maximum=16,
+        step=1,
+    )
+    guidance_rescale: float = _setting(
+        0.0,
+        label="OMS guidance rescale",
+        infotext="OMS guidance rescale",
+        help="Keeps a guidance scale other than 1 from overshooting: 0 not at all, 1 as far as possible.",
+        minimum=0.0,
+        maximum=1.0,
+        step=0.05,
+    )
+    brightness: float = _setting(
+        0.0,
+        label="OMS brightness",
+        infotext="OMS brightness",
+        help="Makes the picture darker (below 0) or brighter; 1 is as far as from medium gray to white.",
+        minimum=-1.0,
+        maximum=1.0,
+        step=0.05,
+    )
+    saturation: float = _setting(
+        0.0,
+        label="OMS saturation",
+        infotext="OMS saturation",
+        help="Takes color from the picture (below 0) or gives it more; -1 leaves grays, 1 doubles the color.",
+        minimum=-1.0,
+        maximum=1.0,
+        step=0.05,
+    )
 
     def __post_init__(self) -> None:
+        source = str(_BY_NAME["source"].check(self.source))
         for setting in SETTINGS:
-            object.__setattr__(self, setting.name, setting.check(getattr(self, setting.name)))
+            value = getattr(self, setting.name)
+            value = setting.unsaid(source) if value is _NOT_SAID else value
+            object.__setattr__(self, setting.name, setting.check(value))
+        for name in (COLOR, PICTURE, BRUSH):
+            if source == name and not getattr(self, name).strip():
+                setting = _BY_NAME[name]
+                example = ", such as #336699" if name == COLOR else " in base64"
+                raise SettingError(
+                    f"{_BY_NAME['source'].infotext} (source) is {name!r}, but {setting.infotext} ({name}) is empty. "
+                    f"Give a {COLOR if name == COLOR else PICTURE}{example}, or another source."
+                )
+
+    @property
+    def uses_prompt(self) -> bool:
+        """Whether the OMS prompt has any part in the picture, so that an OMS model is needed."""
+        return self.source == PROMPT or self.prompt_weight > 0
 
     @classmethod
     def from_args(cls, args: Sequence[Any], axes: Mapping[str, Any] = _NONE) -> OMSSettings:
@@ -173,6 +391,8 @@ class OMSSettings:
         values: dict[str, Any] = {}
         named: Mapping[str, Any] | None = None
         for setting, value in zip(SETTINGS, args, strict=False):
+            if isinstance(value, FilledIn):
+                continue
             if not isinstance(value, Mapping):
                 values[setting.name] = value
                 continue
@@ -200,22 +420,37 @@ class OMSSettings:
         enabled = named.get("enabled", True if isinstance(first, Mapping) else first)
         return _BY_NAME["enabled"].check(_asking(axes).get("enabled", enabled)) is True
 
-    def as_dict(self) -> dict[str, bool | float | str]:
+    def replaced(self, **values: Any) -> OMSSettings:
+        """These settings with some of them changed, by name; raises as the class itself."""
+        return replace(self, **values)
+
+    def as_dict(self) -> dict[str, Value]:
         """Name and value of every setting, in their order."""
         return asdict(self)
 
-    def to_infotext(self, module: str) -> dict[str, str]:
+    def to_infotext(self, module: str | None) -> dict[str, str]:
         """What a picture's infotext must say for the picture to be made again, as label and text.
 
-        `module` names the module that was really used, with what tells its content apart. Empty texts are left out.
-        Nothing at all where the step was not asked for. A module that Automatic chose is named like any other, and
-        beside it stands whose choice it was.
+        `module` names the module that was really used, with what tells its content apart; None where none was. Empty
+        texts are left out, and what is as it was before the setting existed, or has no part in the picture. Nothing at
+        all where the step was not asked for. A module that Automatic chose is named like any other, and beside it
+        stands whose choice it was.
         """
         if not self.enabled:
             return {}
-        values = {**self.as_dict(), "module": module}
-        texts = {s.infotext: _quoted(str(values[s.name]), s.infotext) for s in SETTINGS if values[s.name] != ""}
-        return {**texts, CHOICE: AUTOMATIC} if is_automatic(self.module) else texts
+        values = {**self.as_dict(), "module": module or ""}
+        texts = {s.infotext: _quoted(str(values[s.name]), s.infotext) for s in SETTINGS if self._is_told(s, values)}
+        return {**texts, CHOICE: AUTOMATIC} if module and is_automatic(self.module) else texts
+
+    def _is_told(self, setting: Setting, values: Mapping[str, Value]) -> bool:
+        value = values[setting.name]
+        if setting.name in _FIRST:
+            return value != ""
+        return value != setting.before and setting.acts(self.source)
+
+
+_FIRST = ("enabled", "module", "prompt", "guidance_scale", "eta", "negative_prompt")
+"""The settings that every infotext has named from the first version on."""
 
 
 def _refuse_half_letters(name: str, value: Any) -> None:
@@ -260,18 +495,26 @@ def json_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "One More Step",
-        "description": "Settings by name. In a list they stand in this order, and what is missing is the default.",
+        "description": (
+            "Settings by name. In a list they stand in this order. What is missing is the default, or what suits the "
+            "source: "
+            + "; ".join(
+                f"{setting.name} is {value} for {source}"
+                for setting in SETTINGS
+                for source, value in setting.by_source.items()
+            )
+        ),
         "type": "object",
         "properties": {setting.name: setting.schema for setting in SETTINGS},
         "additionalProperties": False,
     }
 
 
-def from_infotext(setting: Setting, params: Mapping[str, Any]) -> bool | float | str | None:
+def from_infotext(setting: Setting, params: Mapping[str, Any]) -> Value | None:
     """The value that the picture's infotext gives to a setting. `params` are label and text as the host parsed them.
 
     A picture made without the step gives enabled False, and None (leave it alone) for every other setting; one made
-    with it gives the default to what is not mentioned.
+    with it gives to what is not mentioned what that was before the setting existed.
 
     Raises:
         SettingError: the infotext holds what the setting does not allow.
@@ -285,7 +528,7 @@ def from_infotext(setting: Setting, params: Mapping[str, Any]) -> bool | float |
     if setting.infotext not in params and width is not None and height is not None:
         return setting.parse(f"{width}x{height}")  # the host takes any text like 512x768 for a picture's size
     text = params.get(setting.infotext)
-    return setting.default if text is None else setting.parse(str(text))
+    return setting.before if text is None else setting.parse(str(text))
 
 
 def was_automatic(params: Mapping[str, Any]) -> bool:

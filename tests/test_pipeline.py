@@ -34,12 +34,15 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 from module_helpers import Forwards, tiny_encoder, tiny_module, write_module
+from PIL import Image
 from torch import Tensor
 from transformers import CLIPTokenizer
 
 from lib_oms.errors import OMSError
+from lib_oms.given import small_picture
 from lib_oms.module import OMSModule
 from lib_oms.pipeline import OneMoreStep, first_step
+from lib_oms.step import low, resized
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 SD = {**BETAS, "steps_offset": 1}
@@ -452,3 +455,117 @@ def test_trying_the_scheduler_out_leaves_it_alone(pipe: Any) -> None:
     assert pipe.scheduler.step_index is None
     assert torch.equal(pipe.scheduler.timesteps, before["timesteps"])
     assert set(pipe.scheduler.__dict__) == set(before)
+
+
+# Colors, pictures and what changes them
+
+
+def encoded(pipe: Any, picture: Tensor) -> Tensor:
+    with torch.no_grad():
+        return pipe.vae.encode(picture * 2 - 1).latent_dist.mode() * pipe.vae.config.scaling_factor
+
+
+def flat_latent(pipe: Any, *rgb: int) -> Tensor:
+    """The middle of a flat picture's latent, [1, 4, 1, 1]."""
+    latent = encoded(pipe, torch.tensor(rgb)[None, :, None, None].expand(1, 3, 256, 256) / 255)
+    edge = latent.shape[-1] // 8
+    return latent[..., edge:-edge, edge:-edge].mean(dim=(-2, -1), keepdim=True)
+
+
+@pytest.mark.parametrize("name", ["DDIM", "Euler", "Euler a", "UniPC"])
+def test_a_color_needs_no_module(pipes: dict[str, Any], name: str) -> None:
+    scheduler, timestep = SCHEDULERS[name]
+    for pipe in pipes.values():
+        pipe.scheduler = copy.deepcopy(scheduler)
+        first, _ = run(
+            pipe, lambda pipe=pipe, **k: OneMoreStep()(pipe, **k), prompt=["a", "b"], color="#204060", quiet=0,
+            generator=generator(),
+        )  # fmt: skip
+        noise = torch.randn(2, 4, 8, 8, generator=generator())
+        expected = closed_form(flat_latent(pipe, 0x20, 0x40, 0x60).expand(noise.shape), noise, timestep)
+        torch.testing.assert_close(first, expected, rtol=0, atol=2e-5)
+
+
+def test_a_color_is_quiet_by_itself(pipe: Any) -> None:
+    first, _ = run(pipe, lambda **k: OneMoreStep()(pipe, **k), prompt="a", color="#204060", generator=generator())
+    noise = torch.randn(1, 4, 8, 8, generator=generator())
+    expected = closed_form(flat_latent(pipe, 0x20, 0x40, 0x60).expand(noise.shape), noise - low(noise, 4), 901)
+    torch.testing.assert_close(first, expected, rtol=0, atol=2e-5)
+
+
+def test_a_picture_gives_its_layout(pipe: Any) -> None:
+    picture = Image.new("RGB", (64, 64), (10, 10, 10))
+    picture.paste((250, 250, 250), (32, 0, 64, 64))
+    first, _ = run(
+        pipe, lambda **k: OneMoreStep()(pipe, **k), prompt="a", picture=picture, quiet=4, generator=generator()
+    )
+    noise = torch.randn(1, 4, 8, 8, generator=generator())
+    small = small_picture(picture, "picture")
+    assert len(small) < 200
+    shown = torch.nn.functional.interpolate(
+        torch.tensor([10.0] * 8 + [250.0] * 8).expand(1, 3, 16, 16) / 255, (256, 256), mode="bicubic"
+    )
+    expected = closed_form(resized(encoded(pipe, shown.clamp(0, 1)), 8, 8, 16), noise - low(noise, 4), 901)
+    torch.testing.assert_close(first, expected, rtol=0, atol=2e-5)
+
+
+def test_a_prompt_and_a_color_in_parts(pipe: Any, oms: OneMoreStep) -> None:
+    first, _ = run(
+        pipe, lambda **k: oms(pipe, **k), prompt="night", color="#204060", prompt_weight=0.25, quiet=0,
+        generator=generator(),
+    )  # fmt: skip
+    noise = torch.randn(1, 4, 8, 8, generator=generator())
+    mixed = 0.25 * x0hat(oms.module, noise, ["night"]) + 0.75 * flat_latent(pipe, 0x20, 0x40, 0x60)
+    torch.testing.assert_close(first, closed_form(mixed, noise, 901), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["DDIM", "Euler"])
+def test_strength_zero_is_the_pipeline_without_the_step(pipe: Any, oms: OneMoreStep, name: str) -> None:
+    pipe.scheduler = copy.deepcopy(SCHEDULERS[name][0])
+    raw, _ = run(pipe, pipe, prompt="a", generator=generator())
+    for more in ({"quiet": 4, "brightness": 0.5}, {"color": "#204060"}, {"eta": 0.5}):
+        first, _ = run(
+            pipe, lambda more=more, **k: oms(pipe, **more, **k), prompt="a", strength=0, generator=generator()
+        )
+        assert torch.equal(first, raw)
+
+
+def test_modifiers_change_what_psi_says(pipe: Any, oms: OneMoreStep) -> None:
+    noise = torch.randn(1, 4, 8, 8, generator=generator())
+    said = x0hat(oms.module, noise, ["night"])
+
+    def first(**more: Any) -> Tensor:
+        return run(pipe, lambda **k: oms(pipe, **more, **k), prompt="night", generator=generator())[0]
+
+    mean = said.mean(dim=(-2, -1), keepdim=True).expand(said.shape)
+    torch.testing.assert_close(first(detail=1), closed_form(mean, noise, 901), rtol=0, atol=2e-5)
+    torch.testing.assert_close(first(strength=2.0), closed_form(2 * said, noise, 901), rtol=0, atol=2e-5)
+    torch.testing.assert_close(first(quiet=2), closed_form(said, noise - low(noise, 2), 901), rtol=0, atol=2e-5)
+    shift = 0.25 * (flat_latent(pipe, 255, 255, 255) - flat_latent(pipe, 0, 0, 0))
+    torch.testing.assert_close(first(brightness=0.5), closed_form(said + shift, noise, 901), rtol=0, atol=2e-5)
+
+
+def test_the_trims_alone_change_nothing_where_they_are_zero(pipe: Any) -> None:
+    raw, _ = run(pipe, pipe, prompt="a", generator=generator())
+    first, _ = run(pipe, lambda **k: OneMoreStep()(pipe, **k), prompt="a", source="none", generator=generator())
+    torch.testing.assert_close(first, raw * (1 - float(ALPHAS_CUMPROD[901])) ** 0.5, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({}, "takes an OMS model"),
+        ({"color": "#204060", "prompt_weight": 0.5}, "takes an OMS model"),
+        ({"color": "blue"}, "only a color such as #336699"),
+        ({"source": "color"}, "OMS color .color. is empty"),
+        ({"source": "picture"}, "there is no picture"),
+        ({"source": "paint"}, "'paint' is not allowed"),
+        ({"picture": "aGVsbG8="}, "no picture that can be read"),
+        ({"picture": Image.new("RGB", (4, 4)), "color": "#204060"}, "a color and a picture"),
+        ({"color": "#204060", "strength": 3}, "OMS strength"),
+        ({"color": "#204060", "quiet": 17}, "OMS quiet"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_followed_is_refused(pipe: Any, kwargs: dict, match: str) -> None:
+    refuse(pipe, OneMoreStep(), match, **kwargs)

@@ -33,6 +33,15 @@ def sample_to_image(samples: torch.Tensor, index: int = 0, approximation: int | 
     return Image.fromarray((array * 255).astype(np.uint8))
 
 
+@torch.no_grad()
+def images_tensor_to_samples(
+    image: torch.Tensor, approximation: int | None = None, model: Any | None = None
+) -> torch.Tensor:
+    """Scaled latents of pictures [B, 3, H, W] in 0..1; there is no approximation here."""
+    model = model or shared.sd_model
+    return model.encode_first_stage(image.to(model.dtype) * 2 - 1)
+
+
 def store_latent(decoded: torch.Tensor) -> None:
     state.current_latent = decoded
 

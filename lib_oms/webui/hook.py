@@ -14,7 +14,7 @@ from lib_oms.library import ModuleEntry
 from lib_oms.library.fingerprint import fingerprint
 from lib_oms.settings import OMSSettings
 from lib_oms.text import TextEncoder
-from lib_oms.webui import host, host_text, infotext, memory, offer, options, progress, trouble, xyz
+from lib_oms.webui import given, host, host_text, infotext, memory, offer, options, progress, trouble, xyz
 from lib_oms.webui.first_step import NotApplicable, first_step
 from lib_oms.webui.loaded import LOADED
 from lib_oms.webui.request import Request, starting_noise
@@ -41,7 +41,7 @@ def before_generating(p: Any, args: Sequence[Any]) -> None:
         if went_without is not None:
             infotext.write_skipped(p, went_without)
             return
-        settings = OMSSettings.from_args(args, axes)
+        settings = given.with_small_pictures(OMSSettings.from_args(args, axes))
         entry = _chosen(p, settings)
         infotext.write(p, settings, entry)
         setattr(p, _CHOSEN, (settings.module, host.latents_of(p.sd_model), entry))
@@ -63,7 +63,7 @@ def before_sampling(p: Any, args: Sequence[Any], noise: Tensor) -> None:
     try:
         if OMSSettings.asked_for(args, axes) and host.is_first_pass(p):
             infotext.clear(p)
-            _take_the_step(p, OMSSettings.from_args(args, axes), noise)
+            _take_the_step(p, given.with_small_pictures(OMSSettings.from_args(args, axes)), noise)
     except NotApplicable as reason:
         _go_without(p, str(reason))
     except Exception as error:
@@ -85,36 +85,48 @@ def _go_without(p: Any, reason: str) -> None:
 def _take_the_step(p: Any, settings: OMSSettings, noise: Tensor) -> None:
     entry = _chosen(p, settings, usual=noise.ndim == 4 and noise.shape[1] == 4)
     with host.plain_torch():
+        x_S = host.noise_of(p, noise)
         request = Request(
             settings=settings,
             prompts=p.prompts,
             seeds=p.seeds,
             subseeds=p.subseeds or [],
             subseed_strength=p.subseed_strength,
-            noise=host.noise_of(p, noise),
+            noise=x_S,
             first=first_step(p),
             steps=host.prompt_steps(p),
+            given=given.latent(p.sd_model, settings, x_S),
+            trims=given.trims(p.sd_model, settings),
         )
         x_T = _run(request, entry, p.sd_model)
     infotext.write(p, settings, entry)
     host.replace_noise(p, noise, x_T)  # last, when nothing is left that could fail
 
 
-def _chosen(p: Any, settings: OMSSettings, *, usual: bool = True) -> ModuleEntry:
-    """The module that the request means, for the loaded model; `usual` says that its noise has four channels.
+def _chosen(p: Any, settings: OMSSettings, *, usual: bool = True) -> ModuleEntry | None:
+    """The module that the request means, for the loaded model; `usual` says that its noise has four channels. None
+    where the OMS prompt has no part in the picture.
 
     offer.choose looks at every module's file: what it said before generating holds for the first batch.
     """
+    if not settings.uses_prompt:
+        if host.is_flow(p.sd_model):
+            raise NotApplicable(host.without_latents(p.sd_model))
+        return None
     latents = host.latents_of(p.sd_model) if usual else None
-    chosen: tuple[str, str | None, ModuleEntry] | None = getattr(p, _CHOSEN, None)
+    chosen: tuple[str, str | None, ModuleEntry | None] | None = getattr(p, _CHOSEN, None)
     setattr(p, _CHOSEN, None)
-    if chosen is not None and chosen[:2] == (settings.module, latents):
+    if chosen is not None and chosen[2] is not None and chosen[:2] == (settings.module, latents):
         return chosen[2]
     return offer.choose(settings.module, latents, host.without_latents(p.sd_model))
 
 
-def _run(request: Request, entry: ModuleEntry, model: Any) -> Tensor:
-    """Runs the module on the host's device, and leaves the device's memory to the sampler as the setting says."""
+def _run(request: Request, entry: ModuleEntry | None, model: Any) -> Tensor:
+    """Runs the module, if one is needed, on the host's device, and leaves the device's memory to the sampler as the
+    setting says.
+    """
+    if entry is None:
+        return starting_noise(request, None, {})
     device = host.compute_device()
     drops = options.memory_policy() == options.DROP
     lent = host_text.of(model) if entry.text_encoder == "mixclip" else None

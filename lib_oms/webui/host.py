@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from modules import devices, paths, processing, scripts, sd_models, shared
+from modules import devices, paths, processing, scripts, sd_models, sd_samplers_common, shared
 from torch import Tensor
 
 from lib_oms.console import say
@@ -155,6 +155,28 @@ def _scale_factor(model: Any) -> float | None:
         if isinstance(scale, (int, float)) or (isinstance(scale, Tensor) and scale.numel() == 1):
             return float(scale)
     return None
+
+
+def vae_of(model: Any) -> torch.nn.Module | None:
+    """The loaded model's VAE as a network: A1111 has it on the model, Forge beside it."""
+    for holder in (getattr(getattr(model, "forge_objects", None), "vae", None), model):
+        vae = getattr(holder, "first_stage_model", None)
+        if isinstance(vae, torch.nn.Module):
+            return vae
+    return None
+
+
+def vae_encode(model: Any, picture: Tensor) -> Tensor:
+    """A picture [1, 3, H, W], 0 to 1, as a scaled latent, the way img2img has its start picture encoded: the host
+    brings the VAE to the device, and takes the model's other parts away where it must.
+
+    Raises:
+        OMSError: the host or the model cannot do that.
+    """
+    encode = getattr(sd_samplers_common, "images_tensor_to_samples", None)
+    if encode is None or vae_of(model) is None:
+        raise OMSError("the loaded checkpoint has no VAE that could encode a color or a picture")
+    return encode(picture, 0, model)  # 0: by the VAE itself, whatever is chosen for img2img
 
 
 def api_guards(app: Any) -> list[Any] | None:

@@ -12,12 +12,13 @@ from lib_oms.settings import CHOICE, SETTINGS, OMSSettings, Setting, from_infote
 from lib_oms.webui import offer, options
 
 SKIPPED = "OMS skipped"
+(_SOURCE,) = (setting for setting in SETTINGS if setting.name == "source")
 _LABELS = (*(setting.infotext for setting in SETTINGS), CHOICE, SKIPPED)
 
 
-def write(p: Any, settings: OMSSettings, entry: ModuleEntry) -> None:
-    """Everything that is needed to make the picture again."""
-    p.extra_generation_params.update(settings.to_infotext(offer.label(entry)))
+def write(p: Any, settings: OMSSettings, entry: ModuleEntry | None) -> None:
+    """Everything that is needed to make the picture again; `entry` is the module that has a part in it."""
+    p.extra_generation_params.update(settings.to_infotext(None if entry is None else offer.label(entry)))
 
 
 def write_skipped(p: Any, reason: str) -> None:
@@ -49,6 +50,8 @@ def _reader(setting: Setting) -> Callable[[Mapping[str, Any]], Any]:
         value = from_infotext(setting, params)
         if setting.name == "enabled" and value is False and setting.infotext not in params:
             return False if options.paste_unticks() else None
+        if setting.infotext not in params and not setting.acts(params.get(_SOURCE.infotext, _SOURCE.default)):
+            return None  # such as the color, where no color was followed: what the page shows may stay
         if setting.name == "module" and isinstance(value, str):
             return _to_choose(offer.restored(value, automatic=was_automatic(params)))
         return value

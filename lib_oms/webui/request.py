@@ -12,15 +12,16 @@ from torch import Tensor
 
 from lib_oms.errors import OMSError
 from lib_oms.module import OMSModule, Texts
-from lib_oms.settings import OMSSettings
-from lib_oms.step import FirstStep, one_more_step
+from lib_oms.settings import ALL_DETAIL, PROMPT, OMSSettings
+from lib_oms.step import NO_TRIMS, FirstStep, Trims, guided, start_from, x0hat_of
 from lib_oms.text.prompt import first_step_text
 
 
 @dataclass(frozen=True)
 class Request:
     """What a batch of B pictures needs: settings, the main prompts and seeds of its pictures, the noise that the host
-    drew for them [B, C, H/8, W/8], where sampling starts, and how many steps the prompts are told of.
+    drew for them [B, C, H/8, W/8], where sampling starts, and how many steps the prompts are told of; the latent that
+    was given, [1, C, H/8, W/8], and the trims.
     """
 
     settings: OMSSettings
@@ -31,6 +32,8 @@ class Request:
     noise: Tensor
     first: FirstStep
     steps: int | None = None
+    given: Tensor | None = None
+    trims: Trims = NO_TRIMS
 
     def __post_init__(self) -> None:
         if not len(self.prompts) == len(self.seeds) == len(self.noise):
@@ -53,12 +56,17 @@ class Request:
     @property
     def texts(self) -> list[str]:
         """Every text that has to be encoded, each once."""
+        if not self.settings.uses_prompt:
+            return []
         negatives = [] if self.settings.guidance_scale == 1.0 else [self.negative_prompt]
         return list(dict.fromkeys([*self.oms_prompts, *negatives]))
 
 
 def starting_noise(
-    request: Request, module: OMSModule, encoded: Mapping[str, Tensor], before_each: Callable[[], None] = lambda: None
+    request: Request,
+    module: OMSModule | None,
+    encoded: Mapping[str, Tensor],
+    before_each: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """What the host is to start from instead of `request.noise`.
 
@@ -67,17 +75,18 @@ def starting_noise(
 
     Args:
         request: B pictures.
-        module: the OMS module.
+        module: the OMS module; None where the prompt has no part in it.
         encoded: what its text encoder makes of each of `request.texts`, [77 * k, D].
         before_each: called before every picture, and may raise to stop.
 
     Returns:
-        Shaped as `request.noise`, float32, on the module's device.
+        Shaped as `request.noise`, float32, on the module's device, or the noise's where there is none.
 
     Raises:
-        OMSError: as `one_more_step`.
+        OMSError: as `start_from`.
     """
-    noise = request.noise.to(module.device, torch.float32, copy=True)
+    device = request.noise.device if module is None else module.device
+    noise = request.noise.to(device, torch.float32, copy=True)
     made = []
     for i, x_S in enumerate(noise.split(1)):
         before_each()
@@ -86,27 +95,41 @@ def starting_noise(
 
 
 def _one_picture(
-    request: Request, module: OMSModule, encoded: Mapping[str, Tensor], noise: Tensor, index: int
+    request: Request, module: OMSModule | None, encoded: Mapping[str, Tensor], noise: Tensor, index: int
 ) -> Tensor:
-    settings, first = request.settings, request.first
-    guided = settings.guidance_scale != 1.0
-    texts = Texts([encoded[request.oms_prompts[index]]], [encoded[request.negative_prompt]] if guided else [])
-    v_cond, v_uncond = module.answer(noise, texts, settings.guidance_scale)
+    settings = request.settings
     fresh = None
     if settings.eta > 0:
         subseed = request.subseeds[index] if index < len(request.subseeds) else 0
         fresh = fresh_noise(request.seeds[index], subseed, request.subseed_strength, noise)
-    x_T = one_more_step(
+    return start_from(
         noise,
-        v_cond,
-        v_uncond,
-        guidance_scale=settings.guidance_scale,
-        sigma=first.sigma,
+        _x0hat(request, module, encoded, noise, index),
+        request.first,
+        strength=settings.strength,
         eta=settings.eta,
         fresh_noise=fresh,
-        exploding=first.exploding,
+        quiet=settings.quiet,
+        trims=request.trims,
     )
-    return x_T / first.scale
+
+
+def _x0hat(
+    request: Request, module: OMSModule | None, encoded: Mapping[str, Tensor], noise: Tensor, index: int
+) -> Tensor:
+    """What the source of this picture says, [1, C, H/8, W/8]."""
+    settings = request.settings
+    answer, given = None, request.given
+    if settings.uses_prompt:
+        assert module is not None
+        is_guided = settings.guidance_scale != 1.0
+        texts = Texts([encoded[request.oms_prompts[index]]], [encoded[request.negative_prompt]] if is_guided else [])
+        v_cond, v_uncond = module.answer(noise, texts, settings.guidance_scale)
+        answer = -guided(v_cond, v_uncond, settings.guidance_scale, settings.guidance_rescale)
+    if given is None and settings.source != PROMPT:
+        given = torch.zeros_like(noise)  # nothing is followed but the trims
+    detail = None if settings.detail == ALL_DETAIL else settings.detail
+    return x0hat_of(answer, None if given is None else given.to(noise), settings.prompt_weight, detail)
 
 
 def fresh_noise(seed: int, subseed: int, subseed_strength: float, like: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from lib_oms.webui import library_panel, module_note, offer
 from lib_oms.webui.library_panel import Panel
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
+_SLIDERS = ("prompt_weight", "strength", "detail", "quiet", "guidance_rescale", "brightness", "saturation")
 
 
 def elem_id(name: str) -> str:
@@ -34,8 +35,21 @@ def build() -> list[Any]:
             controls["guidance_scale"] = _slider(_BY_NAME["guidance_scale"])
             controls["eta"] = _slider(_BY_NAME["eta"])
         controls["negative_prompt"] = _textbox(_BY_NAME["negative_prompt"], lines=2)
+        controls["source"] = _radio(_BY_NAME["source"])
+        controls["color"] = _color_picker(_BY_NAME["color"])
+        for name in ("picture", "brush"):
+            controls[name] = _textbox(_BY_NAME[name], lines=1)
+        for name in _SLIDERS:
+            controls[name] = _slider(_BY_NAME[name])
+        controls["source"].change(fn=_quiet_for, inputs=[controls["source"]], outputs=[controls["quiet"]])
         _keep_up_to_date(controls, refresh, note, library_panel.build())
+    for setting in SETTINGS:
+        controls[setting.name].value = setting.filled_in
     return [controls[setting.name] for setting in SETTINGS]
+
+
+def _quiet_for(source: Any) -> Any:
+    return gr.update(value=_BY_NAME["quiet"].by_source.get(source, _BY_NAME["quiet"].default))
 
 
 def _keep_up_to_date(controls: dict[str, Any], refresh: gr.Button, note: gr.HTML, panel: Panel) -> None:
@@ -115,3 +129,17 @@ def _slider(setting: Setting) -> gr.Slider:
         info=setting.help,
         elem_id=elem_id(setting.name),
     )
+
+
+def _radio(setting: Setting) -> gr.Radio:
+    return gr.Radio(
+        choices=list(setting.choices),
+        value=setting.default,
+        label=setting.label,
+        info=setting.help,
+        elem_id=elem_id(setting.name),
+    )
+
+
+def _color_picker(setting: Setting) -> gr.ColorPicker:
+    return gr.ColorPicker(value=setting.default, label=setting.label, info=setting.help, elem_id=elem_id(setting.name))

@@ -104,6 +104,8 @@ def _axis(option: Callable[..., Any], setting: Setting) -> Any:
         return option(setting.label, str, _apply(setting), confirm=confirm, cost=0.5, choices=offer.choices)
     if setting.name == "prompt":
         return option(setting.label, str, _apply_prompt, confirm=confirm)
+    if setting.choices:
+        return option(setting.label, str, _apply(setting), confirm=confirm, choices=lambda: list(setting.choices))
     if setting.type is bool:
         return option(
             setting.label, _switch(setting), _apply(setting), confirm=confirm, choices=lambda: ["True", "False"]

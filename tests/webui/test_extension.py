@@ -26,6 +26,7 @@ from untrained_helpers import place_untrained
 
 from lib_oms.errors import SettingError
 from lib_oms.module import OMSModule
+from lib_oms.settings import SETTINGS
 from lib_oms.text.openclip import find_tower
 
 pytest.importorskip("gradio")
@@ -706,14 +707,7 @@ def test_script_info_lists_every_setting(webui: WebUI) -> None:
     info = webui.get("/sdapi/v1/script-info").json()
     (ours,) = [script for script in info if script["name"] == "one more step" and not script["is_img2img"]]
     labels = [arg["label"] for arg in ours["args"]]
-    assert labels == [
-        "One More Step",
-        "OMS model",
-        "OMS prompt",
-        "OMS guidance scale",
-        "OMS eta",
-        "OMS negative prompt",
-    ]
+    assert labels == [setting.label for setting in SETTINGS]
 
 
 def test_png_carries_the_infotext(webui: WebUI) -> None:

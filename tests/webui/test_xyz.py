@@ -14,7 +14,7 @@ from lib_oms.settings import SETTINGS
 pytest.importorskip("gradio")
 
 NAME = "untrained"
-SWITCH, MODEL, PROMPT, REPLACE, SCALE, ETA, NEGATIVE = AXES = [
+SWITCH, MODEL, PROMPT, REPLACE, SCALE, ETA, NEGATIVE, SOURCE, COLOR, *_, QUIET, _, _, _ = AXES = [
     "One More Step",
     "OMS model",
     "OMS prompt",
@@ -22,6 +22,17 @@ SWITCH, MODEL, PROMPT, REPLACE, SCALE, ETA, NEGATIVE = AXES = [
     "OMS guidance scale",
     "OMS eta",
     "OMS negative prompt",
+    "OMS source",
+    "OMS color",
+    "OMS picture",
+    "OMS brush",
+    "OMS prompt weight",
+    "OMS strength",
+    "OMS detail",
+    "OMS quiet",
+    "OMS guidance rescale",
+    "OMS brightness",
+    "OMS saturation",
 ]
 
 
@@ -69,6 +80,19 @@ def test_cells_are_what_requests_with_these_values_are(webui: WebUI) -> None:
         assert infotext == single.infotext
         assert pixels == single.pixels[0]
     assert 'X Type: OMS guidance scale, X Values: "1, 2.5", Y Type: OMS prompt' in made.infotext
+
+
+def test_sources_and_whole_numbers_are_axes_like_any(webui: WebUI) -> None:
+    made = plot(webui, (SOURCE, ["color", "none"]), (QUIET, "1-5 (+4)"), oms=({"color": "#336699"},))
+    wanted = [
+        {"source": source, "color": "#336699", "quiet": quiet} for quiet in (1, 5) for source in ("color", "none")
+    ]
+    for infotext, pixels, asked in zip(cells(made), made.pixels[1:], wanted, strict=True):
+        single = webui.txt2img(asked, **quick({}))
+        assert infotext == single.infotext
+        assert pixels == single.pixels[0]
+    colors = plot(webui, (COLOR, "#112233, #ddeeff"), oms=({"source": "color", "color": "#000000"},))
+    assert ["#112233" in text for text in cells(colors)] == [True, False]
 
 
 def test_an_axis_asks_for_the_step_and_the_switch_has_the_last_word(webui: WebUI) -> None:
@@ -155,6 +179,9 @@ def test_ranges_do_not_show_how_floats_are_added(webui: WebUI) -> None:
         ([(SCALE, "1, 11")], ["OMS guidance scale", "11", "from 0 to 10"]),
         ([("CFG Scale", "1"), (ETA, "-0.5")], ["OMS eta", "-0.5", "from 0 to 1"]),
         ([(ETA, "nan")], ["OMS eta", "nan"]),
+        ([(QUIET, "1, 17")], ["OMS quiet", "17", "a whole number from 0 to 16"]),
+        ([(SOURCE, "color, colour")], ["'colour'", "Did you mean 'color'?"]),
+        ([(COLOR, "#000000, red")], ["'red'", "#336699"]),
         ([(SCALE, "much")], ["much"]),
         ([(SCALE, "")], ["OMS guidance scale", "no values"]),
         ([(SWITCH, "True, perhaps")], ["OMS (enabled)", "'perhaps'", "true or false"]),

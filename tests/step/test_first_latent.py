@@ -1,4 +1,4 @@
-"""The laws of the step (lib_oms/step.py), each for any noise, any v and any first noise level."""
+"""The laws of the step (lib_oms/step), each for any noise, any v and any first noise level."""
 
 import math
 

@@ -1,14 +1,4 @@
-"""One More Step itself: from the host's noise and psi's v to x_T (Hu et al., arXiv 2311.15744, section 3.3).
-
-At SNR 0 the velocity is v = -x_0, so psi's answer to pure noise is an estimate of the picture's latent. One step of the
-sampler's own kind leads from there to the first latent that the sampler really starts from:
-
-    v     = v_uncond + s (v_cond - v_uncond)              s: the OMS guidance scale
-    x0hat = -v
-    n     = sqrt(1 - eta^2) x_T^S + eta fresh             eta 0 is DDIM, eta 1 is DDPM
-    x_T   = sqrt(a) x0hat + sqrt(1 - a) n                 variance preserving; a: alphas_cumprod at the first step
-    x_T   = x0hat + sigma n                               variance exploding (k-diffusion); a = 1 / (1 + sigma^2)
-"""
+"""The first latent: from x0hat and the noise that the host drew to x_T."""
 
 from __future__ import annotations
 
@@ -20,11 +10,18 @@ import torch
 from torch import Tensor
 
 from lib_oms.errors import OMSError
+from lib_oms.step.frequencies import low
+from lib_oms.step.guidance import check_guidance, guided
+from lib_oms.step.trims import Trims
 
 VANISHING_SIGMA = 1000.0
 """x0hat's share of x_T is about 1/sigma: 0.068 for Stable Diffusion's 14.6. Schedules of zero terminal SNR begin at
 about 4500, all others far below 1000.
 """
+MOST_QUIET = 16
+READABLE = 4
+"""How many low frequencies of the noise are a tint to the denoiser, for the trims: docs/steering.md derives it."""
+NO_TRIMS = Trims()
 
 
 @dataclass(frozen=True)
@@ -52,10 +49,12 @@ def one_more_step(
     v_uncond: Tensor | None = None,
     *,
     guidance_scale: float = 1.0,
+    guidance_rescale: float = 0.0,
     sigma: float | None = None,
     alpha_cumprod: float | None = None,
     eta: float = 0.0,
     fresh_noise: Tensor | None = None,
+    quiet: int = 0,
     exploding: bool = False,
 ) -> Tensor:
     """x_T in variance-preserving form, for samplers whose first latent has about unit variance; or `exploding`.
@@ -65,10 +64,12 @@ def one_more_step(
         v_cond: psi's answer with the OMS prompt, shaped as `noise`.
         v_uncond: psi's answer with the OMS negative prompt; not needed, and not used, at guidance scale 1.
         guidance_scale: s above.
+        guidance_rescale: phi above, 0 to 1.
         sigma: the sampler's first noise level as k-diffusion counts it. Give this or `alpha_cumprod`.
         alpha_cumprod: a above, between 0 and 1. Give this or `sigma`.
         eta: share of fresh noise, 0 to 1.
         fresh_noise: N(0, 1), shaped as `noise`; needed for eta > 0 only.
+        quiet: k above.
         exploding: the variance-exploding form instead, x0hat + sigma n, for k-diffusion's samplers.
 
     Returns:
@@ -78,14 +79,79 @@ def one_more_step(
         OMSError (a ValueError): an argument is missing, out of its range, of another shape, or not finite.
     """
     sigma = _first_sigma(sigma, alpha_cumprod)
-    x0hat, n = _x0hat_and_noise(noise, v_cond, v_uncond, guidance_scale, eta, fresh_noise)
-    scale = 1.0 if exploding else math.hypot(1.0, sigma)
+    x_S = _noise(noise)
+    check_guidance(guidance_scale, guidance_rescale)
+    _check_shares(eta, quiet)
+    cond = _float32("v_cond", v_cond, noise)
+    uncond = None
+    if v_uncond is not None and guidance_scale == 1.0:
+        _check_shape("v_uncond", v_uncond, noise)
+    elif v_uncond is not None:
+        uncond = _float32("v_uncond", v_uncond, noise)
+    x0hat = -guided(cond, uncond, guidance_scale, guidance_rescale)
+    n = _without(_mixed(x_S, fresh_noise, eta), quiet)
+    scale = _scale(sigma, exploding)
     return _as(noise, x0hat / scale + (sigma / scale) * n)
 
 
 def one_more_step_ve(noise: Tensor, v_cond: Tensor, v_uncond: Tensor | None = None, **given: Any) -> Tensor:
     """x_T in variance-exploding form; otherwise as `one_more_step`."""
     return one_more_step(noise, v_cond, v_uncond, exploding=True, **given)
+
+
+def start_from(
+    noise: Tensor,
+    x0hat: Tensor,
+    first: FirstStep,
+    *,
+    strength: float = 1.0,
+    eta: float = 0.0,
+    fresh_noise: Tensor | None = None,
+    quiet: int = 0,
+    trims: Trims = NO_TRIMS,
+) -> Tensor:
+    """What a host has to be given in place of `noise`, so that it starts sampling from x_T.
+
+    Strength leads from the host's own start to x_T and on: x0hat comes in in proportion, and up to 1 all that the step
+    does to the noise, its quiet and its fresh share, comes in with it. At 0 the noise comes back to the bit.
+
+    Args:
+        noise: x_T^S, what the host drew, unscaled; any shape, usually [B, 4, H/8, W/8].
+        x0hat: an estimate of the picture's latent, by psi or anybody else, shaped as `noise`.
+        first: where the sampler starts, and what the host does to what it is given.
+        strength: 0 to 2; 1 is what x0hat says.
+        eta, fresh_noise, quiet: as for `one_more_step`.
+        trims: what to add to x0hat.
+
+    Returns:
+        float32 computed, in the shape, dtype and device of `noise`.
+
+    Raises:
+        OMSError (a ValueError): an argument is missing, out of its range, of another shape, or not finite.
+    """
+    if not 0.0 <= strength <= 2.0:
+        raise OMSError(f"strength is {strength}; it must lie between 0 (the noise as it is) and 2")
+    _check_shares(eta, quiet)
+    x_S = _noise(noise)
+    x0hat = _float32("x0hat", x0hat, noise)
+    sigma = _first_sigma(first.sigma, None)
+    if strength == 0.0:
+        return noise.clone()
+    share = min(strength, 1.0)
+    n = _without(_mixed(x_S, fresh_noise, share * eta), quiet, share)
+    if trims:
+        x0hat = trims.added_to(x0hat, x0hat + sigma * low(n, READABLE))
+    scale = _scale(sigma, first.exploding)
+    # On the way the noise is as large as the host would have made it, then as large as the step wants it.
+    size = sigma / scale if share == 1.0 else share * (sigma / scale) + (1.0 - share) * first.scale
+    return _as(noise, ((strength * x0hat) / scale + size * n) / first.scale)
+
+
+def _check_shares(eta: float, quiet: int) -> None:
+    if not 0.0 <= eta <= 1.0:
+        raise OMSError(f"eta is {eta}; it must lie between 0 (DDIM) and 1 (DDPM)")
+    if not 0 <= quiet <= MOST_QUIET or quiet != int(quiet):
+        raise OMSError(f"quiet is {quiet}; it must be a whole number from 0 to {MOST_QUIET}")
 
 
 def _first_sigma(sigma: float | None, alpha_cumprod: float | None) -> float:
@@ -104,42 +170,37 @@ def _first_sigma(sigma: float | None, alpha_cumprod: float | None) -> float:
     raise OMSError("give exactly one of sigma and alpha_cumprod, the sampler's first noise level")
 
 
-def _x0hat_and_noise(
-    noise: Tensor,
-    v_cond: Tensor,
-    v_uncond: Tensor | None,
-    guidance_scale: float,
-    eta: float,
-    fresh_noise: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    if not noise.is_floating_point():
-        raise OMSError(f"noise must be a floating-point tensor, but is {noise.dtype}")
-    if not math.isfinite(guidance_scale):
-        raise OMSError(f"guidance_scale is {guidance_scale}; it must be a finite number")
-    if not 0.0 <= eta <= 1.0:
-        raise OMSError(f"eta is {eta}; it must lie between 0 (DDIM) and 1 (DDPM)")
+def _scale(sigma: float, exploding: bool) -> float:
+    """What x0hat + sigma n is divided by: of the variance-preserving form, sqrt(a) = 1 / sqrt(1 + sigma^2)."""
+    return 1.0 if exploding else math.hypot(1.0, sigma)
 
-    x_T = _float32("noise", noise, noise)
-    v = _float32("v_cond", v_cond, noise)
-    if guidance_scale != 1.0:
-        if v_uncond is None:
-            raise OMSError(f"guidance_scale is {guidance_scale}, so v_uncond is needed; only scale 1 does without")
-        uncond = _float32("v_uncond", v_uncond, noise)
-        v = uncond + guidance_scale * (v - uncond)
-        if not bool(torch.isfinite(v).all()):
-            raise OMSError(f"v is not finite after guidance with scale {guidance_scale}; use a smaller scale")
-    elif v_uncond is not None:
-        _check_shape("v_uncond", v_uncond, noise)
 
-    if eta > 0.0:
-        if fresh_noise is None:
+def _mixed(noise: Tensor, fresh_noise: Tensor | None, eta: float) -> Tensor:
+    if fresh_noise is None:
+        if eta > 0.0:
             raise OMSError(
                 f"eta is {eta}, so fresh_noise is needed: N(0, 1) in the shape of noise, {list(noise.shape)}"
             )
-        x_T = math.sqrt(1.0 - eta * eta) * x_T + eta * _float32("fresh_noise", fresh_noise, noise)
-    elif fresh_noise is not None:
+        return noise
+    if eta == 0.0:
         _check_shape("fresh_noise", fresh_noise, noise)
-    return -v, x_T
+        return noise
+    return math.sqrt(1.0 - eta * eta) * noise + eta * _float32("fresh_noise", fresh_noise, noise)
+
+
+def _without(n: Tensor, quiet: int, share: float = 1.0) -> Tensor:
+    """`n` without that share of its lowest frequencies. Half of all frequencies stay at least, or a small latent would
+    have no noise left that a picture could be made of.
+    """
+    if quiet == 0:
+        return n
+    return n - share * low(n, min(int(quiet), max(1, min(n.shape[-2:]) // 2)))
+
+
+def _noise(noise: Tensor) -> Tensor:
+    if not noise.is_floating_point():
+        raise OMSError(f"noise must be a floating-point tensor, but is {noise.dtype}")
+    return _float32("noise", noise, noise)
 
 
 def _check_shape(name: str, tensor: Tensor, noise: Tensor) -> None:

@@ -1,0 +1,70 @@
+"""What a request gives itself, by a color or a picture, as the loaded model's VAE sees it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lib_oms.errors import OMSError
+from lib_oms.given import VAELatents, latents_of, small_picture
+from lib_oms.settings import BRUSH, COLOR, PICTURE, OMSSettings
+from lib_oms.step import Trims
+from lib_oms.webui import host
+
+
+def with_small_pictures(settings: OMSSettings) -> OMSSettings:
+    """These settings with the picture that they follow as small as it is needed, and as an infotext can hold it.
+
+    Raises:
+        SettingError: it is no picture, broken, or too large.
+    """
+    if settings.source not in (PICTURE, BRUSH):
+        return settings
+    name = settings.source
+    return settings.replaced(**{name: small_picture(getattr(settings, name), name)})
+
+
+def latent(model: Any, settings: OMSSettings, noise: Tensor) -> Tensor | None:
+    """The latent of what the settings follow, [1, C, h, w] as `noise` [B, C, h, w]; None for a prompt, or nothing.
+
+    Raises:
+        OMSError: the model has no VAE that could encode it, or one of other latents.
+    """
+    if settings.source not in (COLOR, PICTURE, BRUSH):
+        return None
+    known, encode = _vae(model)
+    _, channels, height, width = noise.shape
+    if settings.source == COLOR:
+        vector = known.color(settings.color, encode)
+        made = vector[None, :, None, None].expand(1, -1, height, width)
+    else:
+        made = known.picture(getattr(settings, settings.source), height, width, encode)
+    if made.shape[1] != channels:
+        raise OMSError(
+            f"the VAE makes latents of {made.shape[1]} channels, the loaded checkpoint samples {channels}; choose the "
+            "checkpoint's own VAE"
+        )
+    return made
+
+
+def trims(model: Any, settings: OMSSettings) -> Trims:
+    """The trims of the settings; the VAE is asked for its directions only where there are any.
+
+    Raises:
+        OMSError: as `latent`.
+    """
+    wanted = Trims(settings.brightness, settings.saturation)
+    if not wanted:
+        return wanted
+    known, encode = _vae(model)
+    return Trims(settings.brightness, settings.saturation, known.directions(encode))
+
+
+def _vae(model: Any) -> tuple[VAELatents, Any]:
+    def encode(picture: Tensor) -> Tensor:
+        with torch.no_grad():
+            return host.vae_encode(model, picture)
+
+    return latents_of(host.vae_of(model)), encode
