@@ -8,12 +8,13 @@ from typing import Any
 import gradio as gr
 from modules import ui_components
 
-from lib_oms.settings import SETTINGS, Setting
+from lib_oms.settings import BRUSH, COLOR, PICTURE, SETTINGS, Setting
 from lib_oms.webui import library_panel, module_note, offer
 from lib_oms.webui.library_panel import Panel
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
-_SLIDERS = ("prompt_weight", "strength", "detail", "quiet", "guidance_rescale", "brightness", "saturation")
+_FINE = ("brightness", "saturation", "prompt_weight", "detail", "quiet", "guidance_rescale")
+_GIVEN = (COLOR, PICTURE, BRUSH)
 
 
 def elem_id(name: str) -> str:
@@ -30,26 +31,31 @@ def build() -> list[Any]:
             controls["module"] = _module_dropdown(_BY_NAME["module"], choices)
             refresh = ui_components.ToolButton(value="\U0001f504", elem_id=elem_id("module_refresh"))
         note = gr.HTML("", elem_id=elem_id("module_note"))
+        controls["source"] = _radio(_BY_NAME["source"])
         controls["prompt"] = _textbox(_BY_NAME["prompt"], lines=2)
+        controls[COLOR] = _color_picker(_BY_NAME[COLOR])
+        for name in (PICTURE, BRUSH):
+            controls[name] = _textbox(_BY_NAME[name], lines=1, visible=False)
+        controls["strength"] = _slider(_BY_NAME["strength"])
         with gr.Row():
             controls["guidance_scale"] = _slider(_BY_NAME["guidance_scale"])
             controls["eta"] = _slider(_BY_NAME["eta"])
         controls["negative_prompt"] = _textbox(_BY_NAME["negative_prompt"], lines=2)
-        controls["source"] = _radio(_BY_NAME["source"])
-        controls["color"] = _color_picker(_BY_NAME["color"])
-        for name in ("picture", "brush"):
-            controls[name] = _textbox(_BY_NAME[name], lines=1)
-        for name in _SLIDERS:
-            controls[name] = _slider(_BY_NAME[name])
-        controls["source"].change(fn=_quiet_for, inputs=[controls["source"]], outputs=[controls["quiet"]])
+        with gr.Accordion("Fine control", open=False, elem_id=elem_id("fine")):
+            for name in _FINE:
+                controls[name] = _slider(_BY_NAME[name])
+        followed = [*(controls[name] for name in _GIVEN), controls["quiet"]]
+        controls["source"].change(fn=_follow, inputs=[controls["source"]], outputs=followed, show_progress=False)
         _keep_up_to_date(controls, refresh, note, library_panel.build())
     for setting in SETTINGS:
         controls[setting.name].value = setting.filled_in
     return [controls[setting.name] for setting in SETTINGS]
 
 
-def _quiet_for(source: Any) -> Any:
-    return gr.update(value=_BY_NAME["quiet"].by_source.get(source, _BY_NAME["quiet"].default))
+def _follow(source: Any) -> list[Any]:
+    """Shows what the source is given by, and sets the quiet noise that goes with it."""
+    shown = [gr.update(visible=source == name) for name in _GIVEN]
+    return [*shown, gr.update(value=_BY_NAME["quiet"].by_source.get(source, _BY_NAME["quiet"].default))]
 
 
 def _keep_up_to_date(controls: dict[str, Any], refresh: gr.Button, note: gr.HTML, panel: Panel) -> None:
@@ -109,12 +115,13 @@ def _module_dropdown(setting: Setting, choices: list[str]) -> gr.Dropdown:
     )
 
 
-def _textbox(setting: Setting, lines: int) -> gr.Textbox:
+def _textbox(setting: Setting, lines: int, visible: bool = True) -> gr.Textbox:
     return gr.Textbox(
         value=setting.default,
         label=setting.label,
         placeholder=setting.help,
         lines=lines,
+        visible=visible,
         elem_id=elem_id(setting.name),
     )
 
@@ -142,4 +149,6 @@ def _radio(setting: Setting) -> gr.Radio:
 
 
 def _color_picker(setting: Setting) -> gr.ColorPicker:
-    return gr.ColorPicker(value=setting.default, label=setting.label, info=setting.help, elem_id=elem_id(setting.name))
+    return gr.ColorPicker(
+        value=setting.default, label=setting.label, info=setting.help, visible=False, elem_id=elem_id(setting.name)
+    )
