@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
     if not args.embedded and args.colors is None:
         raise OMSError("give --embedded or --colors N: the embedded model is the one there is to measure")
     facts = {"variant": args.model, "sampler": args.sampler, "steps": args.steps, "cfg": args.cfg, "seed": args.seed}
-    quiet: int = getattr(args, "quiet", _QUIET.unsaid(PROMPT if args.colors is None else COLOR))
+    quiet = int(getattr(args, "quiet", _QUIET.unsaid(PROMPT if args.colors is None else COLOR)))
     given = {"quiet": quiet, "eta": args.eta, "guidance_rescale": args.guidance_rescale}
     painter = Painter(**facts, oms={**given, "oms_guidance_scale": args.oms_scale})
     if args.colors is not None:
