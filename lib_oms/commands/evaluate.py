@@ -6,15 +6,22 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from lib_oms.embedded.load import VARIANTS
-from lib_oms.judging.evaluate import SAMPLERS, Painter, evaluate
+from lib_oms.errors import OMSError
+from lib_oms.judging.evaluate import SAMPLERS, Painter, evaluate, evaluate_colors
+from lib_oms.settings import COLOR, PROMPT, SETTINGS
+from lib_oms.step import MOST_QUIET
+
+(_QUIET,) = (setting for setting in SETTINGS if setting.name == "quiet")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the `evaluate` command."""
+    parser.add_argument("--embedded", action="store_true", help="measure the embedded model, the one there is today")
     parser.add_argument(
-        "--embedded", action="store_true", required=True, help="measure the embedded model, the one there is today"
+        "--colors", type=_positive, metavar="N", help="measure how exactly N random colors come, and nothing else"
     )
     parser.add_argument("--count", type=_positive, default=500, help="captions whose pictures are compared with data")
     parser.add_argument("--each", type=_positive, default=10, help="pictures for each prompt that is measured alone")
@@ -24,6 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=_positive, default=20)
     parser.add_argument("--model", choices=VARIANTS, default="main", help="the model that One More Step rides on")
     parser.add_argument("--oms-scale", type=float, default=1.0, help="guidance scale of One More Step")
+    parser.add_argument(
+        "--quiet", type=int, choices=range(MOST_QUIET + 1), metavar="K", default=argparse.SUPPRESS,
+        help=f"how many of the noise's low frequencies give way, 0 to {MOST_QUIET} (default: what suits the source)",
+    )  # fmt: skip
+    parser.add_argument("--eta", type=float, default=0.0, help="share of fresh noise in the step, 0 to 1")
+    parser.add_argument("--guidance-rescale", type=float, default=0.0, help="against overshooting, 0 to 1")
     parser.add_argument("--json", action="store_true", help="print the numbers as one JSON object and nothing else")
     parser.add_argument("--out", type=Path, default=Path("evaluation"), help="folder for the two pictures")
 
@@ -37,23 +50,38 @@ def _positive(text: str) -> int:
 
 def main(args: argparse.Namespace) -> int:
     """Measures, prints, and writes the grid and the histogram."""
+    if not args.embedded and args.colors is None:
+        raise OMSError("give --embedded or --colors N: the embedded model is the one there is to measure")
+    facts = {"variant": args.model, "sampler": args.sampler, "steps": args.steps, "cfg": args.cfg, "seed": args.seed}
+    quiet = int(getattr(args, "quiet", _QUIET.unsaid(PROMPT if args.colors is None else COLOR)))
+    given = {"quiet": quiet, "eta": args.eta, "guidance_rescale": args.guidance_rescale}
+    painter = Painter(**facts, oms={**given, "oms_guidance_scale": args.oms_scale})
+    if args.colors is not None:
+        colors = evaluate_colors(painter, **facts, quiet=quiet, eta=args.eta, count=args.colors, each=args.each)
+        _print(asdict(colors), args.json)
+        return 0
     from lib_oms.judging import plots
 
-    facts = {"variant": args.model, "sampler": args.sampler, "steps": args.steps, "cfg": args.cfg, "seed": args.seed}
-    painter = Painter(**facts, scale=args.oms_scale)
-    result, pictures = evaluate(painter, **facts, scale=args.oms_scale, count=args.count, small=args.each)
+    result, pictures = evaluate(
+        painter, **facts, scale=args.oms_scale, quiet=quiet, eta=args.eta, count=args.count, small=args.each
+    )
     name = f"{args.model}-{args.sampler}-cfg{args.cfg:g}".replace(" ", "_").replace("+", "p")
     args.out.mkdir(parents=True, exist_ok=True)
     written = [
         plots.grid(pictures.captions, pictures.raw, pictures.oms, args.out / f"grid-{name}.png"),
         plots.histogram(pictures, result, args.out / f"histogram-{name}.png"),
     ]
-    if args.json:
-        print(json.dumps(asdict(result)))
-    else:
-        width = max(map(len, asdict(result)))
-        for key, value in asdict(result).items():
-            print(f"{key:{width}}  {value:.4f}" if isinstance(value, float) else f"{key:{width}}  {value}")
+    _print(asdict(result), args.json)
+    if not args.json:
         for path in written:
             print(path)
     return 0
+
+
+def _print(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result))
+        return
+    width = max(map(len, result))
+    for key, value in result.items():
+        print(f"{key:{width}}  {value:.4f}" if isinstance(value, float) else f"{key:{width}}  {value}")

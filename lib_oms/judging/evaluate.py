@@ -7,9 +7,10 @@ from `draw.evaluation_set`, whose scenes no training has seen.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import diffusers
@@ -48,13 +49,15 @@ ASKED_COLOURS = ("red", "green", "blue", "yellow")
 
 @dataclass
 class Evaluation:
-    """What was measured. Distances in gray levels (0..255), means and ranges 0..1."""
+    """What was measured. Distances in gray levels (0..255), means, ranges, spread and error of the background 0..1."""
 
     model: str
     sampler: str
     steps: int
     cfg: float
     oms_guidance_scale: float
+    quiet: int
+    eta: float
     count: int
     seed: int
     wasserstein_raw: float
@@ -67,6 +70,30 @@ class Evaluation:
     obedience_spearman: float
     obedience_range: float
     colour_accuracy: float
+    background_spread: float
+    """Standard deviation, over seeds, of the background's brightness for "gray background"."""
+    background_error: float
+    """Mean distance of backgrounds from those that the captions name."""
+    composition: float
+    """How much of the seed's composition stays: agreement of edges with the picture without One More Step."""
+    seconds: float
+
+
+@dataclass
+class ColorEvaluation:
+    """How well colors that were asked for came: CIEDE2000 of backgrounds, of which 2.3 is just noticeable."""
+
+    model: str
+    sampler: str
+    steps: int
+    cfg: float
+    quiet: int
+    eta: float
+    colors: int
+    each: int
+    seed: int
+    ciede2000_mean: float
+    ciede2000_p95: float
     seconds: float
 
 
@@ -77,14 +104,21 @@ class Painter:
         variant: one of `load.VARIANTS`.
         sampler: one of SAMPLERS.
         cfg: the guidance scale of the main model.
-        scale: the guidance scale of One More Step.
+        oms: what else One More Step is given for every picture, by the names of `OneMoreStep`'s arguments.
 
     Raises:
         OMSError: there is no such sampler or variant, or the folder does not hold the embedded model.
     """
 
     def __init__(
-        self, variant: str, sampler: str, steps: int, cfg: float, scale: float, seed: int, folder: Path = MODEL_DIR
+        self,
+        variant: str,
+        sampler: str,
+        steps: int,
+        cfg: float,
+        seed: int,
+        oms: Mapping[str, Any] = MappingProxyType({}),
+        folder: Path = MODEL_DIR,
     ) -> None:
         if sampler not in SAMPLERS:
             raise OMSError(f"there is no sampler {sampler!r}; there are {', '.join(SAMPLERS)}")
@@ -92,13 +126,21 @@ class Painter:
         name, options = SAMPLERS[sampler]
         self._pipe.scheduler = getattr(diffusers, name).from_config(self._pipe.scheduler.config, **options)
         self._oms = OneMoreStep.from_pretrained(folder, dtype=torch.float32)
-        self._steps, self._cfg, self._scale, self._seed = steps, cfg, scale, seed
+        self._steps, self._cfg, self._seed, self._given = steps, cfg, seed, dict(oms)
         self.progress: Callable[[int], object] = lambda pictures: None
 
     def paint(
-        self, prompts: list[str], *, oms: bool, oms_prompts: list[str] | None = None, first: int = 0
+        self,
+        prompts: list[str],
+        *,
+        oms: bool,
+        oms_prompts: list[str] | None = None,
+        first: int = 0,
+        **given: Any,
     ) -> np.ndarray:
-        """Pictures [B, H, W, 3], 0..1; picture i starts from the noise of number `first + i`."""
+        """Pictures [B, H, W, 3], 0..1; picture i starts from the noise of number `first + i`. `given` goes to One More
+        Step beside, or in place of, what the painter gives it anyway.
+        """
         parts = []
         for start in range(0, len(prompts), BATCH):
             end = min(start + BATCH, len(prompts))
@@ -114,8 +156,7 @@ class Painter:
             }
             if oms:
                 options["oms_prompt"] = oms_prompts[start:end] if oms_prompts else None
-                options["oms_guidance_scale"] = self._scale
-                parts.append(self._oms(self._pipe, **options).images)
+                parts.append(self._oms(self._pipe, **{**options, **self._given, **given}).images)
             else:
                 parts.append(self._pipe(**options).images)
             self.progress(end - start)
@@ -134,8 +175,8 @@ class Pictures:
 
 
 def evaluate(
-    painter: Painter, *, variant: str, sampler: str, steps: int, cfg: float, scale: float, count: int, seed: int,
-    small: int,
+    painter: Painter, *, variant: str, sampler: str, steps: int, cfg: float, scale: float, quiet: int, eta: float,
+    count: int, seed: int, small: int,
 ) -> tuple[Evaluation, Pictures]:  # fmt: skip
     """Measures distances on `count` captions; black, white and obedience on `small` pictures a prompt."""
     began = time.monotonic()
@@ -173,7 +214,8 @@ def evaluate(
         ]
     distances = [metrics.wasserstein(metrics.picture_means(pictures), data_means) for pictures in (raw, oms)]
     result = Evaluation(
-        model=variant, sampler=sampler, steps=steps, cfg=cfg, oms_guidance_scale=scale, count=count, seed=seed,
+        model=variant, sampler=sampler, steps=steps, cfg=cfg, oms_guidance_scale=scale, quiet=quiet, eta=eta,
+        count=count, seed=seed,
         wasserstein_raw=distances[0],
         wasserstein_oms=distances[1],
         ratio=distances[0] / max(distances[1], 1e-9),
@@ -184,9 +226,38 @@ def evaluate(
         obedience_spearman=metrics.spearman(asked, measured),
         obedience_range=float((by_prompt[-1] - by_prompt[0]) / (asked[-1] - asked[0])),
         colour_accuracy=float(np.mean(hits)),
+        background_spread=float(measured.reshape(len(LADDER), small)[list(LADDER).index("gray background")].std()),
+        background_error=metrics.background_error(oms, data / np.float32(255)),
+        composition=metrics.edge_agreement(raw, oms),
         seconds=round(time.monotonic() - began, 1),
     )  # fmt: skip
     return result, Pictures(captions, data, raw, oms, ladder)
+
+
+def evaluate_colors(
+    painter: Painter, *, variant: str, sampler: str, steps: int, cfg: float, quiet: int, eta: float, count: int,
+    seed: int, each: int,
+) -> ColorEvaluation:  # fmt: skip
+    """Measures `count` random colors, each asked for by `each` pictures; psi has no part in it."""
+    began = time.monotonic()
+    rng = np.random.default_rng((seed, 2))
+    asked = rng.integers(0, 256, (count, 3))
+    backgrounds = []
+    with tqdm(total=count * each, desc=f"{variant}, {sampler}, CFG {cfg:g}, colors", unit="picture") as bar:
+        painter.progress = bar.update
+        for number, rgb in enumerate(asked):
+            color = "#{:02x}{:02x}{:02x}".format(*rgb)
+            pictures = painter.paint(
+                [OBEDIENCE_PROMPT] * each, oms=True, first=30_000 + number * each, color=color, quiet=quiet
+            )
+            backgrounds.append(metrics.background_colours(pictures))
+    differences = metrics.color_differences(np.concatenate(backgrounds), np.repeat(asked / 255, each, axis=0))
+    return ColorEvaluation(
+        model=variant, sampler=sampler, steps=steps, cfg=cfg, quiet=quiet, eta=eta, colors=count, each=each, seed=seed,
+        ciede2000_mean=float(differences.mean()),
+        ciede2000_p95=float(np.percentile(differences, 95)),
+        seconds=round(time.monotonic() - began, 1),
+    )  # fmt: skip
 
 
 def _rgb(name: str) -> tuple[float, float, float]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from scipy import stats
+from scipy import ndimage, stats
+from skimage.color import deltaE_ciede2000, rgb2lab
 
 
 def picture_means(pictures: np.ndarray) -> np.ndarray:
@@ -41,3 +42,28 @@ def background_colours(pictures: np.ndarray, border: float = 0.08) -> np.ndarray
 def nearest_colour(colour: np.ndarray, names: Mapping[str, tuple[float, float, float]]) -> str:
     """The name whose RGB value (0..1) is nearest to the color in the Euclidean sense."""
     return min(names, key=lambda name: float(np.sum((np.asarray(names[name]) - colour) ** 2)))
+
+
+def background_error(pictures: np.ndarray, data: np.ndarray) -> float:
+    """How far backgrounds are from those of the pictures that their captions are of: the mean Euclidean distance of the
+    two colors, RGB 0..1.
+    """
+    difference = background_colours(pictures) - background_colours(data)
+    return float(np.linalg.norm(difference, axis=1).mean())
+
+
+def color_differences(colours: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """CIEDE2000 between colors [B, 3] and those that were asked [B, 3], sRGB 0..1; 2.3 is just noticeable."""
+    return deltaE_ciede2000(rgb2lab(np.clip(colours, 0, 1)), rgb2lab(np.clip(asked, 0, 1)))
+
+
+def edge_agreement(pictures: np.ndarray, others: np.ndarray) -> float:
+    """How much of the composition two sets of pictures of the same seeds share: the mean correlation of their edges, -1
+    to 1. Edges: the size of the brightness' gradient (Sobel), each picture for itself.
+    """
+    agreements = []
+    for pair in zip(pictures, others, strict=True):
+        first, second = (np.hypot(*(ndimage.sobel(p.mean(axis=2), axis) for axis in (0, 1))).ravel() for p in pair)
+        flat = first.std() < 1e-9 or second.std() < 1e-9
+        agreements.append(float(flat and np.allclose(first, second)) if flat else np.corrcoef(first, second)[0, 1])
+    return float(np.mean(agreements))

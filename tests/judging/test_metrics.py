@@ -47,3 +47,28 @@ def test_background_is_what_is_around_the_shape():
 def test_nearest_colour_is_by_distance():
     names = {"red": (1.0, 0.0, 0.0), "blue": (0.0, 0.0, 1.0)}
     assert metrics.nearest_colour(np.array([0.6, 0.1, 0.3]), names) == "red"
+
+
+def test_background_error_is_the_distance_of_the_two_colors():
+    gray, red = np.full((2, 50, 50, 3), 0.5), np.full((2, 50, 50, 3), 0.5)
+    red[1, ..., 0] += 0.3
+    red[1, ..., 1] -= 0.4
+    assert metrics.background_error(red, gray) == pytest.approx(0.25)
+
+
+def test_color_differences_are_those_of_ciede2000():
+    """Black to white is 100; and what differs by one of 255 nobody sees."""
+    black, white, nearly = np.zeros((1, 3)), np.ones((1, 3)), np.full((1, 3), 254 / 255)
+    assert metrics.color_differences(black, white)[0] == pytest.approx(100, abs=0.1)
+    assert metrics.color_differences(nearly, white)[0] < 0.5
+    assert metrics.color_differences(np.full((1, 3), 1.7), white)[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_edges_agree_with_themselves_whatever_the_colors_and_not_with_others():
+    rng = np.random.default_rng(1)
+    pictures = rng.uniform(0.4, 0.6, (3, 32, 32, 3))
+    assert metrics.edge_agreement(pictures, pictures * 0.5 + 0.4) == pytest.approx(1.0)
+    assert abs(metrics.edge_agreement(pictures, rng.uniform(0.4, 0.6, pictures.shape))) < 0.15
+    flat = np.full((1, 32, 32, 3), 0.5)
+    assert metrics.edge_agreement(flat, flat) == 1.0
+    assert metrics.edge_agreement(flat, pictures[:1]) == 0.0
