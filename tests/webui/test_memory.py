@@ -57,8 +57,10 @@ def memory(webui: WebUI, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
 def no_collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     gc.collect()
     gc.disable()
+    gc.freeze()  # what is there already need not be looked through for tensors, half a million objects each time
     monkeypatch.setattr(gc, "collect", lambda *args: 0)  # hosts call it, but not all of them and not always
     yield
+    gc.unfreeze()
     gc.enable()
 
 
