@@ -179,7 +179,7 @@ def test_guidance_is_one_forward_of_two(webui: WebUI, costs: Costs) -> None:
     picture(webui, scale=1.5)
     assert costs.taken()["text"] == [1], "the negative prompt, once"
     picture(webui, scale=1.5, seed=8)
-    assert costs.taken() == {"psi": [2], "text": [], "flop": forward(2), "waits": 5, "files": FILES}
+    assert costs.taken() == {"psi": [2], "text": [], "flop": forward(2), "waits": 4, "files": FILES}
 
 
 def test_a_batch_is_so_many_pictures_and_no_more_files(webui: WebUI, costs: Costs) -> None:
