@@ -171,7 +171,7 @@ def test_a_picture_whose_prompt_is_known(webui: WebUI, costs: Costs) -> None:
     picture(webui, seed=8)
     first_wait = next(i for i, name in enumerate(costs.operations) if name in WAITS)
     assert "convolution" not in costs.operations[first_wait:], "waited for the device while psi was still to start"
-    # It waits three times: are the noise, v and x_T finite?
+    # It waits three times, to see that its numbers are finite.
     assert costs.taken() == {"psi": [1], "text": [], "flop": forward(1), "waits": 3, "files": FILES}
 
 
@@ -179,7 +179,7 @@ def test_guidance_is_one_forward_of_two(webui: WebUI, costs: Costs) -> None:
     picture(webui, scale=1.5)
     assert costs.taken()["text"] == [1], "the negative prompt, once"
     picture(webui, scale=1.5, seed=8)
-    assert costs.taken() == {"psi": [2], "text": [], "flop": forward(2), "waits": 5, "files": FILES}
+    assert costs.taken() == {"psi": [2], "text": [], "flop": forward(2), "waits": 4, "files": FILES}
 
 
 def test_a_batch_is_so_many_pictures_and_no_more_files(webui: WebUI, costs: Costs) -> None:
