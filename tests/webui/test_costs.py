@@ -171,7 +171,7 @@ def test_a_picture_whose_prompt_is_known(webui: WebUI, costs: Costs) -> None:
     picture(webui, seed=8)
     first_wait = next(i for i, name in enumerate(costs.operations) if name in WAITS)
     assert "convolution" not in costs.operations[first_wait:], "waited for the device while psi was still to start"
-    # It waits three times: are the noise, v and x_T finite?
+    # It waits three times, to see that its numbers are finite.
     assert costs.taken() == {"psi": [1], "text": [], "flop": forward(1), "waits": 3, "files": FILES}
 
 
