@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 from modules import ui_components
 
+from lib_oms.given import small_picture
 from lib_oms.settings import BRUSH, COLOR, PICTURE, SETTINGS, Setting
 from lib_oms.webui import library_panel, module_note, offer
 from lib_oms.webui.library_panel import Panel
@@ -33,9 +34,10 @@ def build() -> list[Any]:
         note = gr.HTML("", elem_id=elem_id("module_note"))
         controls["source"] = _radio(_BY_NAME["source"])
         controls["prompt"] = _textbox(_BY_NAME["prompt"], lines=2)
-        controls[COLOR] = _color_picker(_BY_NAME[COLOR])
-        for name in (PICTURE, BRUSH):
-            controls[name] = _textbox(_BY_NAME[name], lines=1, visible=False)
+        frames = {name: gr.Column(visible=False) for name in _GIVEN}
+        for name, frame in frames.items():
+            with frame:
+                controls[name] = _color_picker(_BY_NAME[name]) if name == COLOR else _picture(_BY_NAME[name])
         controls["strength"] = _slider(_BY_NAME["strength"])
         with gr.Row():
             controls["guidance_scale"] = _slider(_BY_NAME["guidance_scale"])
@@ -44,7 +46,7 @@ def build() -> list[Any]:
         with gr.Accordion("Fine control", open=False, elem_id=elem_id("fine")):
             for name in _FINE:
                 controls[name] = _slider(_BY_NAME[name])
-        followed = [*(controls[name] for name in _GIVEN), controls["quiet"]]
+        followed = [*frames.values(), controls["quiet"]]
         controls["source"].change(fn=_follow, inputs=[controls["source"]], outputs=followed, show_progress=False)
         _keep_up_to_date(controls, refresh, note, library_panel.build())
     for setting in SETTINGS:
@@ -115,13 +117,12 @@ def _module_dropdown(setting: Setting, choices: list[str]) -> gr.Dropdown:
     )
 
 
-def _textbox(setting: Setting, lines: int, visible: bool = True) -> gr.Textbox:
+def _textbox(setting: Setting, lines: int) -> gr.Textbox:
     return gr.Textbox(
         value=setting.default,
         label=setting.label,
         placeholder=setting.help,
         lines=lines,
-        visible=visible,
         elem_id=elem_id(setting.name),
     )
 
@@ -149,6 +150,23 @@ def _radio(setting: Setting) -> gr.Radio:
 
 
 def _color_picker(setting: Setting) -> gr.ColorPicker:
-    return gr.ColorPicker(
-        value=setting.default, label=setting.label, info=setting.help, visible=False, elem_id=elem_id(setting.name)
+    return gr.ColorPicker(value=setting.default, label=setting.label, info=setting.help, elem_id=elem_id(setting.name))
+
+
+def _picture(setting: Setting) -> gr.Textbox:
+    """A place for a picture, and the text that it becomes: that is the setting, as infotexts and the API have it."""
+    image = gr.Image(label=setting.label, type="pil", height=200, elem_id=elem_id(f"{setting.name}_image"))
+    text = gr.Textbox(
+        value=setting.default,
+        label=f"{setting.label} as text",
+        placeholder=setting.help,
+        max_lines=1,
+        elem_id=elem_id(setting.name),
     )
+    image.change(fn=_picture_as_text, inputs=[image], outputs=[text], show_progress=False)
+    return text
+
+
+def _picture_as_text(picture: Any) -> str:
+    """A picture of the page (PIL, or None for one that was taken away) as the setting holds it."""
+    return "" if picture is None else small_picture(picture, PICTURE)

@@ -2,11 +2,12 @@
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from browser_helpers import MODEL, DemoProcess, WebUIPage, brightness, contrast
-from PIL import ImageChops
+from PIL import Image, ImageChops
 
 pytest.importorskip("gradio")
 
@@ -69,6 +70,42 @@ def test_tick_type_generate_and_the_picture_is_dark(ui: WebUIPage) -> None:
     assert "OMS prompt: black background" in ui.infotext
     assert brightness(ui.picture) < 0.15
     assert brightness(ui.picture) < brightness(raw) - 0.2
+
+
+def test_a_color_is_followed_without_words(ui: WebUIPage) -> None:
+    fill_in(ui, steps=20)
+    ui.tick.check()
+    ui.open_accordion()
+    assert not ui.find("oms_color").is_visible()
+    ui.page.locator("#oms_source input[value=color]").check()
+    ui.find("oms_color").wait_for(state="visible")  # the one that the page begins with is medium gray
+    ui.generate()
+    assert "OMS source: color" in ui.infotext
+    assert "OMS color: #808080" in ui.infotext
+    assert "OMS quiet: 4" in ui.infotext
+    border = ui.picture.convert("RGB").crop((0, 0, 256, 16)).resize((1, 1)).getpixel((0, 0))
+    assert all(abs(channel - 128) < 20 for channel in border), border
+
+
+def test_an_uploaded_picture_is_followed_and_comes_back(ui: WebUIPage, tmp_path: Path) -> None:
+    Image.new("RGB", (300, 200), (10, 10, 60)).save(tmp_path / "night.png")
+    fill_in(ui, steps=20, seed=11)
+    ui.tick.check()
+    ui.open_accordion()
+    ui.page.locator("#oms_source input[value=picture]").check()
+    ui.find("oms_picture_image").wait_for(state="visible")
+    ui.page.locator("#oms_picture_image input[type=file]").set_input_files(str(tmp_path / "night.png"))
+    ui.page.wait_for_function("document.querySelector('#oms_picture textarea, #oms_picture input').value.length > 50")
+    ui.generate()
+    assert "OMS source: picture" in ui.infotext
+    assert brightness(ui.picture) < 0.25
+    picture, infotext = ui.picture, ui.infotext
+
+    ui.page.locator("#oms_source input[value=prompt]").check()
+    ui.paste(infotext)
+    assert ui.page.locator("#oms_source input[value=picture]").is_checked()
+    ui.generate()
+    assert ui.picture.tobytes() == picture.tobytes()
 
 
 def test_the_infotext_below_the_picture_brings_everything_back(ui: WebUIPage) -> None:
