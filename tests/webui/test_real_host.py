@@ -313,6 +313,25 @@ def test_zero_terminal_snr_is_skipped_and_says_so(webui: WebUI) -> None:
     assert "OMS: True" not in made.infotext
 
 
+def test_a_color_is_encoded_by_the_loaded_vae_and_needs_no_oms_model(webui: WebUI) -> None:
+    asked = {"source": "color", "color": "#204060"}
+
+    def means(seed: int, **more: Any) -> torch.Tensor:
+        (seen,) = webui.txt2img({**asked, **more}, sampler_name="Euler", seed=seed).seen
+        return seen.x.mean((-2, -1))
+
+    one, other, another_color = means(7), means(8), means(7, color="#f0e0c0")
+    scale = one.abs().max()
+    assert (one - other).abs().max() < 1e-3 * scale, "the seed's own tint is left"
+    assert (one - another_color).abs().max() > 1e-2 * scale
+    made = webui.txt2img(asked, sampler_name="Euler")
+    assert "OMS source: color" in made.infotext
+    assert "OMS color: #204060" in made.infotext
+    assert "OMS model" not in made.infotext
+    plain = webui.txt2img(sampler_name="Euler")
+    assert webui.txt2img({**asked, "strength": 0}, sampler_name="Euler").pixels == plain.pixels
+
+
 def test_every_memory_policy_makes_the_same_picture(webui: WebUI) -> None:
     made = []
     try:
