@@ -155,10 +155,11 @@ def _color_picker(setting: Setting) -> gr.ColorPicker:
 
 def _picture(setting: Setting) -> gr.Textbox:
     """A place for a picture, and the text that it becomes: that is the setting, as infotexts and the API have it."""
-    image = gr.Image(label=setting.label, type="pil", height=200, elem_id=elem_id(f"{setting.name}_image"))
+    shown = setting.label.removeprefix("OMS ").capitalize()  # ui-config.json tells controls apart by their labels
+    image = gr.Image(label=shown, type="pil", height=200, elem_id=elem_id(f"{setting.name}_image"))
     text = gr.Textbox(
         value=setting.default,
-        label=f"{setting.label} as text",
+        label=setting.label,
         placeholder=setting.help,
         max_lines=1,
         elem_id=elem_id(setting.name),
