@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from lib_oms.errors import OMSError
-from lib_oms.given import VAELatents, latents_of, small_picture
+from lib_oms.given import VAELatents, latents_of, small_picture, trims_of
 from lib_oms.module import OMSModule
 from lib_oms.settings import ALL_DETAIL, COLOR, NONE, PICTURE, PROMPT, OMSSettings
-from lib_oms.step import VANISHING_SIGMA, FirstStep, Trims, guided, sigma_of, start_from, x0hat_of
+from lib_oms.step import VANISHING_SIGMA, FirstStep, guided, sigma_of, start_from, x0hat_of
 from lib_oms.text import TextEncoder
 
 
@@ -158,7 +158,7 @@ class OneMoreStep:
             eta=eta,
             fresh_noise=fresh,
             quiet=settings.quiet,
-            trims=_trims(pipe, settings),
+            trims=trims_of(settings, lambda: _vae(pipe)),
         )
         for name, value in (("eta", sampler_eta), ("guidance_rescale", sampler_guidance_rescale)):
             if value is not None:
@@ -234,22 +234,11 @@ def _given(pipe: Any, settings: OMSSettings, noise: Tensor) -> Tensor:
     if settings.source == NONE:
         return torch.zeros_like(noise, dtype=torch.float32)
     known, encode = _vae(pipe)
-    if settings.source == COLOR:
-        made = known.color(settings.color, encode)[None, :, None, None]
-    else:
-        height, width = noise.shape[-2:]
-        made = known.picture(getattr(settings, settings.source), height, width, encode)
+    height, width = noise.shape[-2:]
+    made = known.followed(settings, height, width, encode)
     if made.shape[1] != noise.shape[1]:
         raise OMSError(f"the VAE makes latents of {made.shape[1]} channels, the UNet samples {noise.shape[1]}")
     return made.to(noise.device).expand(noise.shape)
-
-
-def _trims(pipe: Any, settings: OMSSettings) -> Trims:
-    wanted = Trims(settings.brightness, settings.saturation)
-    if not wanted:
-        return wanted
-    known, encode = _vae(pipe)
-    return Trims(settings.brightness, settings.saturation, known.directions(encode))
 
 
 def _vae(pipe: Any) -> tuple[VAELatents, Any]:

@@ -67,7 +67,7 @@ class Setting:
     default: what the page begins with.
     before: what it was before it existed, if that is something else, see above.
     by_source: what it is where a request does not name it, for some values of `source`.
-    choices: the values a text may have, and what the page calls them.
+    choices: the values a text may have.
     pattern, allowed_text: what else a text has to match, empty or not, and that in words.
     longest: how many letters a text may have.
     acts_for: the values of `source` for which it does something; None is all of them.
@@ -83,7 +83,7 @@ class Setting:
     minimum: float = -math.inf
     maximum: float = math.inf
     step: float | None = None
-    choices: Mapping[str, str] = field(default_factory=dict)
+    choices: tuple[str, ...] = ()
     pattern: str = ""
     allowed_text: str = "a text"
     longest: int = 0
@@ -257,7 +257,7 @@ class OMSSettings:
         label="OMS source",
         infotext="OMS source",
         help="What brightness and color follow: the OMS prompt, a color, a picture, a sketch, or only the two trims.",
-        choices={PROMPT: "Prompt", COLOR: "Color", PICTURE: "Picture", BRUSH: "Brush", NONE: "Only the sliders"},
+        choices=(PROMPT, COLOR, PICTURE, BRUSH, NONE),
     )
     color: str = _setting(
         "#808080",

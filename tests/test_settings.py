@@ -6,6 +6,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from settings_helpers import UNSAID
 
 from lib_oms.errors import SettingError
 from lib_oms.settings import SETTINGS, FilledIn, OMSSettings, from_infotext
@@ -17,20 +18,6 @@ NAMES = [
     *("source", "color", "picture", "brush", "prompt_weight", "strength", "detail", "quiet", "guidance_rescale"),
     *("brightness", "saturation"),
 ]
-UNSAID = {
-    "source": "prompt",
-    "color": "",
-    "picture": "",
-    "brush": "",
-    "prompt_weight": 0.0,
-    "strength": 1.0,
-    "detail": 16,
-    "quiet": 0,
-    "guidance_rescale": 0.0,
-    "brightness": 0.0,
-    "saturation": 0.0,
-}
-"""What the settings were before they existed."""
 SETTING = {setting.name: setting for setting in SETTINGS}
 
 

@@ -3,7 +3,7 @@
 pictures.py takes in pictures, latents.py asks the VAE of the loaded model what they are as latents.
 """
 
-from lib_oms.given.latents import Encode, VAELatents, latents_of
+from lib_oms.given.latents import Encode, VAELatents, latents_of, trims_of
 from lib_oms.given.pictures import small_picture
 
-__all__ = ["Encode", "VAELatents", "latents_of", "small_picture"]
+__all__ = ["Encode", "VAELatents", "latents_of", "small_picture", "trims_of"]

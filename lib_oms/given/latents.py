@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from lib_oms.errors import OMSError
 from lib_oms.given.pictures import flat, pixels
-from lib_oms.settings import ALL_DETAIL
-from lib_oms.step import REFERENCE_COLORS, Directions, resized
+from lib_oms.settings import ALL_DETAIL, COLOR, OMSSettings
+from lib_oms.step import REFERENCE_COLORS, Directions, Trims, resized
 
 Encode = Callable[[Tensor], Tensor]
 """Pictures [1, 3, H, W], 0 to 1, to scaled latents [1, C, H/8, W/8]: the VAE's mean, in any dtype on any device."""
@@ -65,6 +65,17 @@ class VAELatents:
 
         return resized(self._ask((small, high, wide), ask), height, width, ALL_DETAIL)
 
+    def followed(self, settings: OMSSettings, height: int, width: int, encode: Encode) -> Tensor:
+        """The latent of the color, picture or sketch that the settings follow, [1, C, height, width]; float32 on the
+        CPU.
+
+        Raises:
+            OMSError: as `color`.
+        """
+        if settings.source == COLOR:
+            return self.color(settings.color, encode)[None, :, None, None].expand(1, -1, height, width)
+        return self.picture(getattr(settings, settings.source), height, width, encode)
+
     def directions(self, encode: Encode) -> Directions:
         """What brighter and more colored mean to this VAE; raises as `color`."""
         return Directions(*(self.color(color, encode) for color in REFERENCE_COLORS))
@@ -96,6 +107,19 @@ def latents_of(vae: nn.Module | None) -> VAELatents:
         while len(_KNOWN) > _VAES:
             _KNOWN.popitem(last=False)
         return known
+
+
+def trims_of(settings: OMSSettings, vae: Callable[[], tuple[VAELatents, Encode]]) -> Trims:
+    """The trims of the settings; the VAE is asked for, and for its directions, only where there are any.
+
+    Raises:
+        OMSError: as `VAELatents.color`, and what `vae` raises.
+    """
+    wanted = Trims(settings.brightness, settings.saturation)
+    if not wanted:
+        return wanted
+    known, encode = vae()
+    return Trims(settings.brightness, settings.saturation, known.directions(encode))
 
 
 def _fingerprint(vae: nn.Module) -> str | None:

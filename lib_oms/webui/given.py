@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lib_oms.errors import OMSError
-from lib_oms.given import VAELatents, latents_of, small_picture
+from lib_oms.given import VAELatents, latents_of, small_picture, trims_of
 from lib_oms.settings import BRUSH, COLOR, PICTURE, OMSSettings
 from lib_oms.step import Trims
 from lib_oms.webui import host
@@ -36,11 +36,7 @@ def latent(model: Any, settings: OMSSettings, noise: Tensor) -> Tensor | None:
         return None
     known, encode = _vae(model)
     _, channels, height, width = noise.shape
-    if settings.source == COLOR:
-        vector = known.color(settings.color, encode)
-        made = vector[None, :, None, None].expand(1, -1, height, width)
-    else:
-        made = known.picture(getattr(settings, settings.source), height, width, encode)
+    made = known.followed(settings, height, width, encode)
     if made.shape[1] != channels:
         raise OMSError(
             f"the VAE makes latents of {made.shape[1]} channels, the loaded checkpoint samples {channels}; choose the "
@@ -50,16 +46,12 @@ def latent(model: Any, settings: OMSSettings, noise: Tensor) -> Tensor | None:
 
 
 def trims(model: Any, settings: OMSSettings) -> Trims:
-    """The trims of the settings; the VAE is asked for its directions only where there are any.
+    """The trims of the settings, by the loaded model's VAE.
 
     Raises:
         OMSError: as `latent`.
     """
-    wanted = Trims(settings.brightness, settings.saturation)
-    if not wanted:
-        return wanted
-    known, encode = _vae(model)
-    return Trims(settings.brightness, settings.saturation, known.directions(encode))
+    return trims_of(settings, lambda: _vae(model))
 
 
 def _vae(model: Any) -> tuple[VAELatents, Any]:

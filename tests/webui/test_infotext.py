@@ -11,6 +11,7 @@ from extension_helpers import ROOT, WebUI
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from module_helpers import tiny_psi
+from settings_helpers import UNSAID
 
 from lib_oms.settings import SETTINGS, OMSSettings, from_infotext
 
@@ -19,26 +20,11 @@ pytest.importorskip("gradio")
 PAST = json.loads((ROOT / "tests" / "data" / "infotexts.json").read_text(encoding="utf-8"))
 """What versions of the extension have written, and what it means. Rows are added, never changed or removed."""
 
-LATER = {
-    "source": "prompt",
-    "color": "",
-    "picture": "",
-    "brush": "",
-    "prompt_weight": 0.0,
-    "strength": 1.0,
-    "detail": 16,
-    "quiet": 0,
-    "guidance_rescale": 0.0,
-    "brightness": 0.0,
-    "saturation": 0.0,
-}
-"""The settings that version 0.2 did not have, and what they were without a name."""
-
 
 def meant(row: dict) -> dict:
     """All settings of a row; those of later versions are as they were, or left alone with the others."""
     left_alone = row["settings"]["eta"] is None
-    return (dict.fromkeys(LATER) if left_alone else LATER) | row["settings"]
+    return (dict.fromkeys(UNSAID) if left_alone else UNSAID) | row["settings"]
 
 
 PIECES = [
