@@ -41,7 +41,7 @@ NO_HOST = ("test_devices.py", "test_module_cache.py", "test_project.py", "test_r
            "training")  # fmt: skip
 """Tests of what no host has a part in. They run under one host's pins (for downloads, those of the oldest client) and,
 where a library has a part in them, with the newest ones."""
-NO_PIN = (*NO_HOST, "webui/test_interrupt.py", "webui/test_manners.py", "webui/test_memory.py",
+NO_PIN = (*NO_HOST, "webui/test_costs.py", "webui/test_interrupt.py", "webui/test_manners.py", "webui/test_memory.py",
           "webui/test_real_host.py", "webui/test_samplers.py")  # fmt: skip
 """And those of torch and our own code in a host: no pin changes them, so they run under one host's as well."""
 NO_LIBRARY = ("webui", "demo", "files", "judging", "commands", "test_devices.py", "test_install.py", "test_project.py",
@@ -50,10 +50,12 @@ NO_LIBRARY = ("webui", "demo", "files", "judging", "commands", "test_devices.py"
 """What no library newer than the hosts' has a part in, besides torch."""
 SAME_AS_FORGE = {
     "a1111": ("psi", "test_pipeline.py"),
-    "neo": ("webui/test_browser_download.py", "webui/test_browser_messages.py", "webui/test_browser_modules.py"),
-}
+    "neo": ("webui/test_browser_download.py", "webui/test_browser_messages.py", "webui/test_browser_modules.py",
+            "webui/test_extension.py"),
+}  # fmt: skip
 """What stands on diffusers and safetensors alone, where those have the versions that Forge has; and, as Neo's gradio is
-Forge's, what the page shows: test_browser.py has the way there and back through Neo's fastapi."""
+Forge's, what the page shows: test_browser.py has the way there and back through Neo's fastapi. What the step does in a
+host of Neo's style is torch's alone, and tested beside Forge's style; test_webuiapi.py makes pictures under Neo's pins."""
 STYLES = {
     "a1111": "not forge",
     "neo": "not a1111",

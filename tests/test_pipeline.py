@@ -106,7 +106,9 @@ def tiny_unet(cross_attention_dim: int, **more: Any) -> UNet2DConditionModel:
 def tiny_vae() -> AutoencoderKL:
     torch.manual_seed(6)
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    return AutoencoderKL(block_out_channels=(8, 8), latent_channels=4, norm_num_groups=4, **blocks).eval()
+    shape = {"block_out_channels": (8, 8), "latent_channels": 4, "norm_num_groups": 4}
+    # Without attention, which would look from each of 128 x 128 places at all others.
+    return AutoencoderKL(**shape, **blocks, mid_block_add_attention=False).eval()
 
 
 def build_pipe(kind: str, folder: Path) -> Any:
