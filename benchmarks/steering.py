@@ -1,13 +1,14 @@
 """The tables of docs/steering.md: what quiet noise and guidance do to brightness, color and composition.
 
-    python benchmarks/steering.py --table quiet [--count 50]
+    python benchmarks/steering.py --table quiet [--count 40]
     python benchmarks/steering.py --table guidance
-    python benchmarks/steering.py --table colors
+    python benchmarks/steering.py --table colors [--count 3]
+    python benchmarks/steering.py --table bands [--count 20]
 
 Every row of a table is a cell that is measured for itself and appended to benchmarks/results/steering-TABLE.jsonl as
 one line of JSON; cells that stand there are not measured again, so that a run can be stopped and go on. The table that
 is printed in the end is read from that file. One factor at a time from main, DDIM, CFG 3, eta 0, where every k is
-measured; elsewhere the few that decide. About 20, 5 and 20 minutes on one core.
+measured; elsewhere the two that decide, on half as many captions. A picture takes half a second on one core.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from lib_oms.judging.evaluate import LADDER
 from lib_oms.judging.painter import OBEDIENCE_PROMPT, Painter
 from lib_oms.judging.steering import evaluate_colors
 from lib_oms.settings import OMSSettings
-from lib_oms.step import guided
+from lib_oms.step import guided, low
 
 STEPS, SEED = 20, 20261127
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -52,15 +53,15 @@ def raw_pictures(model: str, sampler: str, cfg: float, count: int) -> np.ndarray
 def quiet_cells(count: int) -> Iterator[Cell]:
     usual = {"model": "main", "sampler": "DDIM", "cfg": 3.0, "eta": 0.0, "count": count}
     for k in (0, 1, 2, 3, 4, 6, 8):
-        yield {**usual, "quiet": k, "count": 2 * count}
+        yield {**usual, "quiet": k}
     for other in ({"sampler": "Euler"}, {"sampler": "Euler a"}, {"eta": 1.0}, {"model": "second"}, {"model": "lora"},
                   {"cfg": 7.5}):  # fmt: skip
-        for k in (0, 1, 4):
-            yield {**usual, **other, "quiet": k}
+        for k in (0, 4):
+            yield {**usual, **other, "quiet": k, "count": count // 2}
 
 
 def measure_quiet(cell: Cell) -> dict[str, float]:
-    """Captions whose pictures are compared with data; four pictures a rung of gray."""
+    """Captions whose pictures are compared with data; two pictures a rung of gray."""
     where = (cell["model"], cell["sampler"], cell["cfg"])
     given = {"quiet": cell["quiet"], "eta": cell["eta"]}
     paint = painter(*where).paint
@@ -70,7 +71,7 @@ def measure_quiet(cell: Cell) -> dict[str, float]:
     raw_distance, distance = (
         metrics.wasserstein(metrics.picture_means(pictures), metrics.picture_means(data)) for pictures in (raw, made)
     )
-    each = 4
+    each = 2
     prompts = [prompt for prompt in LADDER for _ in range(each)]
     rungs = paint([OBEDIENCE_PROMPT] * len(prompts), oms=True, oms_prompts=prompts, first=20_000, **given)
     grays = metrics.background_colours(rungs).mean(axis=1)
@@ -87,10 +88,7 @@ def measure_quiet(cell: Cell) -> dict[str, float]:
 
 GUIDANCE = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
 FORMS = {"plain": 0.0, "rescaled 0.7": 0.7, "rescaled 1": 1.0, "normalized": 0.0}
-ASKED = {
-    **{f"{name} background": (value,) * 3 for name, value in (("very dark gray", 0.1), ("very light gray", 0.87))},
-    **{f"{name} background": None for name in ("red", "green", "blue", "yellow")},
-}
+ASKED = [f"{name} background" for name in ("very dark gray", "very light gray", "red", "green", "blue", "yellow")]
 
 
 def guidance_cells(count: int) -> Iterator[Cell]:
@@ -101,7 +99,7 @@ def guidance_cells(count: int) -> Iterator[Cell]:
 
 
 def measure_guidance(cell: Cell) -> dict[str, Any]:
-    """Six prompts by four seeds: what x0hat says, read as a color by the VAE's directions; and two pictures of each."""
+    """Six prompts by four seeds: what x0hat says, read as a color by the VAE's directions; and a picture of each."""
     scale, each = cell["scale"], 4
     maker = painter("main", "DDIM", 3.0)
     prompts = [prompt for prompt in ASKED for _ in range(each)]
@@ -116,9 +114,8 @@ def measure_guidance(cell: Cell) -> dict[str, Any]:
     given: dict[str, Any] = {"quiet": 1, "oms_guidance_scale": scale, "guidance_rescale": FORMS[cell["form"]]}
     if cell["form"] == "normalized" and scale > 1:
         given.update(source="none", prompt_weight=1 / scale)  # x0hat of the prompt by 1 / s
-    shown = [prompt for prompt in ASKED for _ in range(2)]
-    pictures = maker.paint([OBEDIENCE_PROMPT] * len(shown), oms=True, oms_prompts=shown, first=60_000, **given)
-    backgrounds = metrics.background_colours(pictures).reshape(len(ASKED), 2, 3).mean(axis=1)
+    pictures = maker.paint([OBEDIENCE_PROMPT] * len(ASKED), oms=True, oms_prompts=list(ASKED), first=60_000, **given)
+    backgrounds = metrics.background_colours(pictures)
     return {
         "dark": float(backgrounds[0].mean()),
         "light": float(backgrounds[1].mean()),
@@ -147,43 +144,80 @@ def as_rgb(maker: Painter, latent: torch.Tensor) -> np.ndarray:
 
 
 def color_cells(count: int) -> Iterator[Cell]:
-    """40 random colors; by 10 seeds for the main model and Euler, by 3 elsewhere."""
+    """40 random colors, at what quiet is for a color where nothing else is said."""
+    quiet = OMSSettings(source="color", color="#000000").quiet
     for model in ("main", "second", "lora"):
-        for sampler in ("Euler", "DDIM"):
-            yield {"model": model, "sampler": sampler, "each": 10 if (model, sampler) == ("main", "Euler") else 3}
-    yield {"model": "main", "sampler": "Euler a", "each": 1}
+        for sampler in ("Euler", "DDIM", *(("Euler a",) if model == "main" else ())):
+            yield {"model": model, "sampler": sampler, "quiet": quiet, "each": count}
 
 
 def measure_colors(cell: Cell) -> dict[str, Any]:
     maker = painter(cell["model"], cell["sampler"], 3.0)
-    quiet = OMSSettings(source="color", color="#000000").quiet
     made = evaluate_colors(
-        maker, variant=cell["model"], sampler=cell["sampler"], steps=STEPS, cfg=3.0, quiet=quiet, eta=0.0,
+        maker, variant=cell["model"], sampler=cell["sampler"], steps=STEPS, cfg=3.0, quiet=cell["quiet"], eta=0.0,
         count=40, seed=SEED, each=cell["each"],
     )  # fmt: skip
-    return {"quiet": quiet, "ciede2000_mean": made.ciede2000_mean, "ciede2000_p95": made.ciede2000_p95}
+    return {"ciede2000_mean": made.ciede2000_mean, "ciede2000_p95": made.ciede2000_p95}
+
+
+BANDS = ((), ((0, 1),), ((1, 4),), ((0, 4),), ((4, 6),), ((0, 1), (4, 6)), ((0, 6),), ((0, 8),))
+"""Which of the noise's low frequencies are taken out, from a number (that one too) to another (not that one)."""
+
+
+def band_cells(count: int) -> Iterator[Cell]:
+    for bands in BANDS:
+        yield {"without": " and ".join(f"{a}..{b - 1}" for a, b in bands) or "-", "bands": bands, "colors": count}
+
+
+def measure_bands(cell: Cell) -> dict[str, Any]:
+    """Random colors, a picture of each, from noise that was changed before: what `quiet` does, taken apart. The second
+    pair of numbers is what is left of the error when its part that is the same for all seeds, linear in the color, is
+    taken away.
+    """
+    maker = painter("main", "Euler", 3.0)
+    asked = np.random.default_rng((SEED, 3)).integers(0, 256, (cell["colors"], 3))
+    found = []
+    for number, rgb in enumerate(asked):
+        noise = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(SEED + number))
+        for start, end in cell["bands"]:
+            noise = noise - (low(noise, end) - low(noise, start))
+        color = "#{:02x}{:02x}{:02x}".format(*rgb)
+        picture = maker.paint([OBEDIENCE_PROMPT], oms=True, color=color, quiet=0, latents=noise)
+        found.append(metrics.background_colours(picture)[0])
+    wanted, made = asked / 255, np.stack(found)
+    errors = metrics.color_differences(made, wanted)
+    design = np.c_[wanted, np.ones(len(wanted))]
+    bias = design @ np.linalg.lstsq(design, made - wanted, rcond=None)[0]
+    return {
+        "ciede2000_mean": float(errors.mean()),
+        "ciede2000_p95": float(np.percentile(errors, 95)),
+        "without_bias": float(metrics.color_differences(made - bias, wanted).mean()),
+    }
 
 
 TABLES = {
-    "quiet": (quiet_cells, measure_quiet),
-    "guidance": (guidance_cells, measure_guidance),
-    "colors": (color_cells, measure_colors),
+    "quiet": (quiet_cells, measure_quiet, 40),
+    "guidance": (guidance_cells, measure_guidance, 1),
+    "colors": (color_cells, measure_colors, 3),
+    "bands": (band_cells, measure_bands, 20),
 }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", choices=TABLES, required=True)
-    parser.add_argument("--count", type=int, default=50, help="captions of a cell; twice as many where every k is")
+    parser.add_argument(
+        "--count", type=int, help="captions of a cell (quiet), pictures of a color (colors), colors (bands)"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
-    cells, measure = TABLES[args.table]
+    cells, measure, usual = TABLES[args.table]
     path = RESULTS / f"steering-{args.table}.jsonl"
     known = {json.dumps(line["cell"]): line for line in map(json.loads, path.read_text().splitlines())} if (
         path.is_file()
     ) else {}  # fmt: skip
     rows = []
-    for cell in cells(args.count):
+    for cell in cells(args.count or usual):
         key = json.dumps(cell)
         if key not in known:
             known[key] = {"cell": cell, "found": measure(cell)}

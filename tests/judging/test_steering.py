@@ -27,5 +27,5 @@ def test_strength_and_trims_go_the_asked_way():
 
 @pytest.mark.slow
 def test_splits_lie_where_they_were_asked_for():
-    found = evaluate_splits(Painter(**FACTS), **FACTS, quiet=4, count=4, each=1)
+    found = evaluate_splits(Painter(**FACTS), **FACTS, quiet=6, count=4, each=1)
     assert found.correlation_mean > 0.5
