@@ -1,6 +1,7 @@
 """The tables of docs/steering.md: what quiet noise and guidance do to brightness, color and composition.
 
     python benchmarks/steering.py --table quiet [--count 40]
+    python benchmarks/steering.py --table crosses [--count 20]
     python benchmarks/steering.py --table guidance
     python benchmarks/steering.py --table colors [--count 3]
     python benchmarks/steering.py --table bands [--count 20]
@@ -8,7 +9,7 @@
 Every row of a table is a cell that is measured for itself and appended to benchmarks/results/steering-TABLE.jsonl as
 one line of JSON; cells that stand there are not measured again, so that a run can be stopped and go on. The table that
 is printed in the end is read from that file. One factor at a time from main, DDIM, CFG 3, eta 0, where every k is
-measured; elsewhere the two that decide, on half as many captions. A picture takes half a second on one core.
+measured (quiet); elsewhere the two that decide (crosses). A picture takes half a second on one core.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ RESULTS = Path(__file__).resolve().parent / "results"
 Cell = dict[str, Any]
 
 
+USUAL: Cell = {"model": "main", "sampler": "DDIM", "cfg": 3.0, "eta": 0.0}
+
+
 @lru_cache(maxsize=1)
 def painter(model: str, sampler: str, cfg: float) -> Painter:
     return Painter(model, sampler, STEPS, cfg, SEED)
@@ -51,13 +55,15 @@ def raw_pictures(model: str, sampler: str, cfg: float, count: int) -> np.ndarray
 
 
 def quiet_cells(count: int) -> Iterator[Cell]:
-    usual = {"model": "main", "sampler": "DDIM", "cfg": 3.0, "eta": 0.0, "count": count}
     for k in (0, 1, 2, 3, 4, 6, 8):
-        yield {**usual, "quiet": k}
+        yield {**USUAL, "count": count, "quiet": k}
+
+
+def cross_cells(count: int) -> Iterator[Cell]:
     for other in ({"sampler": "Euler"}, {"sampler": "Euler a"}, {"eta": 1.0}, {"model": "second"}, {"model": "lora"},
                   {"cfg": 7.5}):  # fmt: skip
         for k in (0, 4):
-            yield {**usual, **other, "quiet": k, "count": count // 2}
+            yield {**USUAL, **other, "count": count, "quiet": k}
 
 
 def measure_quiet(cell: Cell) -> dict[str, float]:
@@ -197,6 +203,7 @@ def measure_bands(cell: Cell) -> dict[str, Any]:
 
 TABLES = {
     "quiet": (quiet_cells, measure_quiet, 40),
+    "crosses": (cross_cells, measure_quiet, 20),
     "guidance": (guidance_cells, measure_guidance, 1),
     "colors": (color_cells, measure_colors, 3),
     "bands": (band_cells, measure_bands, 20),
@@ -207,7 +214,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", choices=TABLES, required=True)
     parser.add_argument(
-        "--count", type=int, help="captions of a cell (quiet), pictures of a color (colors), colors (bands)"
+        "--count", type=int, help="captions of a cell (quiet, crosses), pictures of a color (colors), colors (bands)"
     )
     args = parser.parse_args()
     torch.set_num_threads(1)

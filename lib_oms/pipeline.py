@@ -117,7 +117,8 @@ class OneMoreStep:
         there = {COLOR: color or None, PICTURE: picture, STYLE: style}
         given_by = [name for name, value in there.items() if value is not None]
         if source is None and len(given_by) > 1:
-            raise OMSError(f"there are a {' and a '.join(given_by)}; give one of them, or say by source which to follow")
+            both = " and a ".join(given_by)
+            raise OMSError(f"there are a {both}; give one of them, or say by source which to follow")
         follows = source or (given_by[0] if given_by else PROMPT)
         if follows in (PICTURE, STYLE) and there[follows] is None:
             raise OMSError(f"source is {follows!r}, but there is no {follows}")

@@ -39,7 +39,8 @@ def small_picture(picture: str | Image.Image, name: str) -> str:
     """
     if not isinstance(picture, str):
         return _in_base64(_reduced(_upright(picture, name)))
-    key = hashlib.sha256(picture.encode(errors="surrogatepass")).digest()  # a request asks before generating, and again for each batch
+    # A request asks before generating, and again for each batch.
+    key = hashlib.sha256(picture.encode(errors="surrogatepass")).digest()
     small = _SMALL.get(key)
     if small is None:
         small = _SMALL[key] = _in_base64(_reduced(_upright(_opened(picture, name), name)))
