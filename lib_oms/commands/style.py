@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from lib_oms.commands.checkpoint_vae import vae_of_checkpoint
 from lib_oms.commands.places import own_models, webui_folder
 from lib_oms.embedded import MODEL_DIR
 from lib_oms.errors import OMSError
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--vae", type=Path, default=MODEL_DIR / "vae",
-        help="folder of the checkpoint's VAE in diffusers layout, or of the whole model; as it comes, the demo's",
+        help="the checkpoint (.safetensors) whose VAE it is, or a folder in diffusers layout; as it comes, the demo's",
     )  # fmt: skip
 
 
@@ -37,7 +38,7 @@ def main(args: argparse.Namespace) -> int:
     from lib_oms.training.data import load_vae, scaled_latents
 
     own = args.vae / "vae"
-    vae = load_vae(own if own.is_dir() else args.vae)
+    vae = vae_of_checkpoint(args.vae) if args.vae.is_file() else load_vae(own if own.is_dir() else args.vae)
 
     @torch.no_grad()
     def encode(picture: Tensor) -> Tensor:
