@@ -67,6 +67,7 @@ class Setting:
     default: what the page begins with.
     before: what it was before it existed, if that is something else, see above.
     by_source: what it is where a request does not name it, for some values of `source`.
+    slider: where the page's slider ends, if that is below the maximum: what lies beyond is of little use.
     choices: the values a text may have.
     pattern, allowed_text: what else a text has to match, empty or not, and that in words.
     longest: how many letters a text may have.
@@ -83,6 +84,7 @@ class Setting:
     minimum: float = -math.inf
     maximum: float = math.inf
     step: float | None = None
+    slider: float = math.inf
     choices: tuple[str, ...] = ()
     pattern: str = ""
     allowed_text: str = "a text"
@@ -235,6 +237,7 @@ class OMSSettings:
         help="How strongly the OMS prompt acts. 1 is the plain step and the fastest; 1.5 to 2 exaggerate it.",
         minimum=0.0,
         maximum=10.0,
+        slider=3.0,
         step=0.05,
     )
     eta: float = _setting(

@@ -267,3 +267,9 @@ def test_infotext_with_impossible_values_is_refused(label: str, text: str) -> No
     setting = next(s for s in SETTINGS if s.infotext == label)
     with pytest.raises(SettingError, match=f"^{label}( |:)"):
         from_infotext(setting, params)
+
+
+def test_no_slider_begins_beyond_its_end() -> None:
+    for setting in SETTINGS:
+        if setting.type in (int, float):
+            assert setting.minimum <= setting.default <= min(setting.slider, setting.maximum)

@@ -130,7 +130,7 @@ def _textbox(setting: Setting, lines: int) -> gr.Textbox:
 def _slider(setting: Setting) -> gr.Slider:
     return gr.Slider(
         minimum=setting.minimum,
-        maximum=setting.maximum,
+        maximum=min(setting.maximum, setting.slider),
         step=setting.step,
         value=setting.default,
         label=setting.label,
