@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": ("lib_oms.commands.evaluate", "measure what an OMS model does to the brightness of pictures"),
     "models": ("lib_oms.commands.models", "list the OMS models that are here, and those that can be downloaded"),
     "download": ("lib_oms.commands.download", "download a published OMS model and its text encoder"),
+    "style": ("lib_oms.commands.style", "make a style of a folder of pictures, for the source style"),
     "inspect": ("lib_oms.commands.inspect", "say what a file is, why, and what it fits"),
     "convert": ("lib_oms.commands.convert", "turn an OMS model's folder into one .safetensors file, or back"),
 }

@@ -11,15 +11,16 @@ import inspect
 import math
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lib_oms.errors import OMSError
-from lib_oms.given import VAELatents, latents_of, small_picture, trims_of
+from lib_oms.given import Style, VAELatents, latents_of, load_style, small_picture, trims_of
 from lib_oms.module import OMSModule
-from lib_oms.settings import ALL_DETAIL, COLOR, NONE, PICTURE, PROMPT, OMSSettings
+from lib_oms.settings import ALL_DETAIL, COLOR, NONE, PICTURE, PROMPT, STYLE, OMSSettings
 from lib_oms.step import VANISHING_SIGMA, FirstStep, guided, sigma_of, start_from, x0hat_of
 from lib_oms.text import TextEncoder
 
@@ -71,6 +72,7 @@ class OneMoreStep:
         source: str | None = None,
         color: str = "",
         picture: Any = None,
+        style: Style | str | os.PathLike[str] | None = None,
         prompt_weight: float = 0.0,
         strength: float = 1.0,
         detail: int = ALL_DETAIL,
@@ -97,10 +99,11 @@ class OneMoreStep:
             generator: one, or one per picture.
             latents: x_T^S, N(0, 1), to use in place of drawn noise.
             sampler_eta: the pipeline's own eta, which DDIM schedulers read.
-            source: what is followed, as the setting of that name; None is what is given, a color or a picture, else
-                the prompt.
+            source: what is followed, as the setting of that name; None is what is given, a color, a picture or a
+                style, else the prompt.
             color: "#rrggbb".
             picture: an image of PIL's, or one in base64.
+            style: the file of a style, or what `load_style` gives.
             prompt_weight, strength, detail, guidance_rescale, brightness, saturation: as the settings of these names.
             quiet: likewise; None is what suits the source.
             sampler_guidance_rescale: the pipeline's own guidance_rescale.
@@ -111,11 +114,14 @@ class OneMoreStep:
                 sampling.
         """
         takes = inspect.signature(pipe.__call__).parameters
-        follows = source or (COLOR if color else PICTURE if picture is not None else PROMPT)
-        if source is None and color and picture is not None:
-            raise OMSError("there are a color and a picture; give one of them, or say by source which to follow")
-        if follows == PICTURE and picture is None:
-            raise OMSError("source is 'picture', but there is no picture")
+        there = {COLOR: color or None, PICTURE: picture, STYLE: style}
+        given_by = [name for name, value in there.items() if value is not None]
+        if source is None and len(given_by) > 1:
+            both = " and a ".join(given_by)
+            raise OMSError(f"there are a {both}; give one of them, or say by source which to follow")
+        follows = source or (given_by[0] if given_by else PROMPT)
+        if follows in (PICTURE, STYLE) and there[follows] is None:
+            raise OMSError(f"source is {follows!r}, but there is no {follows}")
         said: dict[str, Any] = {} if quiet is None else {"quiet": quiet}
         settings = OMSSettings(
             source=follows,
@@ -127,6 +133,7 @@ class OneMoreStep:
             guidance_rescale=guidance_rescale,
             brightness=brightness,
             saturation=saturation,
+            style="" if style is None else "given",
             **said,
         )
         self._check_pipeline(pipe, takes, settings)
@@ -148,7 +155,7 @@ class OneMoreStep:
             v_cond, v_uncond = self.module.predict_v(noise, asked, negative, oms_guidance_scale)
             v_uncond = None if v_uncond is None else v_uncond.float()
             answer = -guided(v_cond.float(), v_uncond, oms_guidance_scale, guidance_rescale)
-        given = None if settings.source == PROMPT else _given(pipe, settings, noise)
+        given = None if settings.source == PROMPT else _given(pipe, settings, noise, style)
         x0hat = x0hat_of(answer, given, settings.prompt_weight, None if detail == ALL_DETAIL else settings.detail)
         start = start_from(
             noise.float(),  # so that x_T is rounded to the pipeline's precision once, not twice
@@ -229,11 +236,16 @@ def first_step(pipe: Any, takes: Any, kwargs: dict[str, Any]) -> FirstStep:
     return FirstStep(sigma, _is_exploding(scheduler, timesteps[0], sigma), float(scheduler.init_noise_sigma))
 
 
-def _given(pipe: Any, settings: OMSSettings, noise: Tensor) -> Tensor:
+def _given(pipe: Any, settings: OMSSettings, noise: Tensor, style: Style | str | os.PathLike[str] | None) -> Tensor:
     """The latent of what is followed beside a prompt, shaped as `noise`."""
     if settings.source == NONE:
         return torch.zeros_like(noise, dtype=torch.float32)
     known, encode = _vae(pipe)
+    if settings.source == STYLE:
+        assert style is not None
+        drawn = style if isinstance(style, Style) else load_style(Path(style))
+        drawn.check(known.directions(encode))
+        return drawn.drawn(noise).to(noise.device)
     height, width = noise.shape[-2:]
     made = known.followed(settings, height, width, encode)
     if made.shape[1] != noise.shape[1]:

@@ -33,7 +33,7 @@ LONGEST_PICTURE = 48_000_000
 """Letters of a picture in base64: 36 MB."""
 
 
-PROMPT, COLOR, PICTURE, BRUSH, NONE = "prompt", "color", "picture", "brush", "none"
+PROMPT, COLOR, PICTURE, BRUSH, NONE, STYLE = "prompt", "color", "picture", "brush", "none", "style"
 """What a picture's brightness and color may follow: the values of the setting `source`."""
 
 Value = bool | int | float | str
@@ -67,6 +67,7 @@ class Setting:
     default: what the page begins with.
     before: what it was before it existed, if that is something else, see above.
     by_source: what it is where a request does not name it, for some values of `source`.
+    slider: where the page's slider ends, if that is below the maximum: what lies beyond is of little use.
     choices: the values a text may have.
     pattern, allowed_text: what else a text has to match, empty or not, and that in words.
     longest: how many letters a text may have.
@@ -83,6 +84,7 @@ class Setting:
     minimum: float = -math.inf
     maximum: float = math.inf
     step: float | None = None
+    slider: float = math.inf
     choices: tuple[str, ...] = ()
     pattern: str = ""
     allowed_text: str = "a text"
@@ -235,6 +237,7 @@ class OMSSettings:
         help="How strongly the OMS prompt acts. 1 is the plain step and the fastest; 1.5 to 2 exaggerate it.",
         minimum=0.0,
         maximum=10.0,
+        slider=3.0,
         step=0.05,
     )
     eta: float = _setting(
@@ -256,8 +259,8 @@ class OMSSettings:
         PROMPT,
         label="OMS source",
         infotext="OMS source",
-        help="What brightness and color follow: the OMS prompt, a color, a picture, a sketch, or only the two trims.",
-        choices=(PROMPT, COLOR, PICTURE, BRUSH, NONE),
+        help="What brightness and color follow: the OMS prompt, a color, a picture, a sketch, a style, or trims alone.",
+        choices=(PROMPT, COLOR, PICTURE, BRUSH, NONE, STYLE),
     )
     color: str = _setting(
         "#808080",
@@ -293,7 +296,7 @@ class OMSSettings:
         minimum=0.0,
         maximum=1.0,
         step=0.05,
-        acts_for=(COLOR, PICTURE, BRUSH, NONE),
+        acts_for=(COLOR, PICTURE, BRUSH, NONE, STYLE),
     )
     strength: float = _setting(
         1.0,
@@ -317,8 +320,8 @@ class OMSSettings:
         0,
         label="OMS quiet",
         infotext="OMS quiet",
-        help="How far the seed's own tint gives way to what was asked: 0 not at all, 4 for exact colors, 16 the most.",
-        by_source={COLOR: 4, PICTURE: 4, BRUSH: 4},
+        help="How far the seed's own tint gives way to what was asked: 0 not at all, 6 for exact colors, 16 the most.",
+        by_source={COLOR: 6, PICTURE: 6, BRUSH: 6, STYLE: 6},
         minimum=0,
         maximum=16,
         step=1,
@@ -350,6 +353,13 @@ class OMSSettings:
         maximum=1.0,
         step=0.05,
     )
+    style: str = _setting(
+        "",
+        label="OMS style",
+        infotext="OMS style",
+        help="The style whose brightness and colors to draw from, where the source is style: a file in styles.",
+        acts_for=(STYLE,),
+    )
 
     def __post_init__(self) -> None:
         source = str(_BY_NAME["source"].check(self.source))
@@ -357,14 +367,11 @@ class OMSSettings:
             value = getattr(self, setting.name)
             value = setting.unsaid(source) if value is _NOT_SAID else value
             object.__setattr__(self, setting.name, setting.check(value))
-        for name in (COLOR, PICTURE, BRUSH):
-            if source == name and not getattr(self, name).strip():
-                setting = _BY_NAME[name]
-                example = ", such as #336699" if name == COLOR else " in base64"
-                raise SettingError(
-                    f"{_BY_NAME['source'].infotext} (source) is {name!r}, but {setting.infotext} ({name}) is empty. "
-                    f"Give a {COLOR if name == COLOR else PICTURE}{example}, or another source."
-                )
+        if source in _GIVEN and not getattr(self, source).strip():
+            raise SettingError(
+                f"{_BY_NAME['source'].infotext} (source) is {source!r}, but {_BY_NAME[source].infotext} ({source}) is "
+                f"empty. Give {_GIVEN[source]}, or another source."
+            )
 
     @property
     def uses_prompt(self) -> bool:
@@ -449,6 +456,13 @@ class OMSSettings:
         return value != setting.before and setting.acts(self.source)
 
 
+_GIVEN = {
+    COLOR: "a color, such as #336699",
+    PICTURE: "a picture in base64",
+    BRUSH: "a picture in base64",
+    STYLE: "a style's name",
+}
+"""What the setting of the source's own name has to hold."""
 _FIRST = ("enabled", "module", "prompt", "guidance_scale", "eta", "negative_prompt")
 """The settings that every infotext has named from the first version on."""
 

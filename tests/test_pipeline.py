@@ -39,10 +39,10 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from lib_oms.errors import OMSError
-from lib_oms.given import small_picture
+from lib_oms.given import Style, small_picture, style_of
 from lib_oms.module import OMSModule
 from lib_oms.pipeline import OneMoreStep, first_step
-from lib_oms.step import low, resized
+from lib_oms.step import Directions, low, resized
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 SD = {**BETAS, "steps_offset": 1}
@@ -461,6 +461,8 @@ def test_trying_the_scheduler_out_leaves_it_alone(pipe: Any) -> None:
 
 # Colors, pictures and what changes them
 
+PRIMARIES = ((0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255))
+
 
 def encoded(pipe: Any, picture: Tensor) -> Tensor:
     with torch.no_grad():
@@ -509,6 +511,24 @@ def test_a_picture_gives_its_layout(pipe: Any) -> None:
     )
     expected = closed_form(resized(encoded(pipe, shown.clamp(0, 1)), 8, 8, 16), noise - low(noise, 4), 901)
     torch.testing.assert_close(first, expected, rtol=0, atol=2e-5)
+
+
+def other_style() -> Style:
+    return style_of(torch.randn(3, 4, 8, 8), Directions(*torch.randn(5, 4)))
+
+
+def test_a_style_is_drawn_for_every_picture_from_its_own_noise(pipe: Any, tmp_path: Path) -> None:
+    directions = Directions(*(flat_latent(pipe, *rgb)[0, :, 0, 0] for rgb in PRIMARIES))
+    style = style_of(torch.randn(5, 4, 8, 8, generator=generator()), directions)
+    style.save(tmp_path / "dusk.safetensors")
+    noise = torch.randn(2, 4, 8, 8, generator=generator())
+    expected = closed_form(style.drawn(noise), noise - low(noise, 4), 901)
+    for given in (style, tmp_path / "dusk.safetensors", str(tmp_path / "dusk.safetensors")):
+        first, _ = run(
+            pipe, lambda given=given, **k: OneMoreStep()(pipe, style=given, **k), prompt=["a", "b"],
+            generator=generator(),
+        )  # fmt: skip
+        torch.testing.assert_close(first, expected, rtol=0, atol=1e-4)
 
 
 def test_a_prompt_and_a_color_in_parts(pipe: Any, oms: OneMoreStep) -> None:
@@ -561,6 +581,9 @@ def test_the_trims_alone_change_nothing_where_they_are_zero(pipe: Any) -> None:
         ({"color": "blue"}, "only a color such as #336699"),
         ({"source": "color"}, "OMS color .color. is empty"),
         ({"source": "picture"}, "there is no picture"),
+        ({"source": "style"}, "there is no style"),
+        ({"style": "nowhere.safetensors"}, "there is no such file"),
+        ({"style": other_style()}, "another VAE's latents"),
         ({"source": "paint"}, "'paint' is not allowed"),
         ({"picture": "aGVsbG8="}, "no picture that can be read"),
         ({"picture": Image.new("RGB", (4, 4)), "color": "#204060"}, "a color and a picture"),

@@ -16,7 +16,7 @@ FIRST = ["enabled", "module", "prompt", "guidance_scale", "eta", "negative_promp
 NAMES = [
     *FIRST,
     *("source", "color", "picture", "brush", "prompt_weight", "strength", "detail", "quiet", "guidance_rescale"),
-    *("brightness", "saturation"),
+    *("brightness", "saturation", "style"),
 ]
 SETTING = {setting.name: setting for setting in SETTINGS}
 
@@ -61,7 +61,7 @@ def test_what_the_page_says_counts_though_a_host_fills_in_the_same() -> None:
 
 def test_a_source_brings_what_suits_it_where_nothing_else_is_said() -> None:
     filled = [setting.filled_in for setting in SETTINGS[1:]]
-    assert OMSSettings.from_args([{"source": "color", "color": "#336699"}, *filled]).quiet == 4
+    assert OMSSettings.from_args([{"source": "color", "color": "#336699"}, *filled]).quiet == 6
     assert OMSSettings.from_args([{"source": "color", "color": "#336699", "quiet": 1}, *filled]).quiet == 1
     assert OMSSettings(source="none").quiet == 0
 
@@ -134,12 +134,13 @@ def test_a_request_without_the_step_is_not_looked_at_further() -> None:
         ([{7: 2}], ["7", *NAMES]),
         ([{}, {}], ["two dicts"]),
         ([True, "m", "", 1, 0, "", 7], ["OMS source", "7", "one of prompt, color"]),
-        ([True, "m", "", 1, 0, "", *[""] * 12], ["18", *NAMES]),
+        ([True, "m", "", 1, 0, "", *[""] * 13], ["19", *NAMES]),
         ([{"source": "colour"}], ["source", "'colour'", "one of prompt, color", "Did you mean 'color'?"]),
         ([{"source": "Prompt"}], ["source", "'Prompt'", "Did you mean 'prompt'?"]),
         ([{"source": "color"}], ["source", "OMS color (color) is empty", "#336699"]),
         ([{"source": "picture", "picture": " "}], ["source", "OMS picture (picture) is empty", "base64"]),
         ([{"source": "brush"}], ["source", "OMS brush (brush) is empty"]),
+        ([{"source": "style"}], ["source", "OMS style (style) is empty", "name"]),
         ([{"color": "red"}], ["color", "'red'", "#336699"]),
         ([{"color": "#36699"}], ["color", "'#36699'"]),
         ([{"color": "#336699 "}], ["color", "'#336699 '"]),
@@ -214,7 +215,7 @@ def test_infotext_names_what_is_otherwise_than_it_was_and_has_a_part() -> None:
         "OMS source": "color",
         "OMS color": "#336699",
         "OMS strength": "0.5",
-        "OMS quiet": "4",
+        "OMS quiet": "6",
     }
 
 
@@ -228,6 +229,7 @@ some_settings = st.builds(
     color=st.from_regex("#[0-9a-f]{6}", fullmatch=True),
     picture=st.just("aGk="),
     brush=st.just("aGkh"),
+    style=st.just("dusk, by hand"),
     **numbers,
     **whole,
 )
@@ -265,3 +267,9 @@ def test_infotext_with_impossible_values_is_refused(label: str, text: str) -> No
     setting = next(s for s in SETTINGS if s.infotext == label)
     with pytest.raises(SettingError, match=f"^{label}( |:)"):
         from_infotext(setting, params)
+
+
+def test_no_slider_begins_beyond_its_end() -> None:
+    for setting in SETTINGS:
+        if setting.type in (int, float):
+            assert setting.minimum <= setting.default <= min(setting.slider, setting.maximum)

@@ -10,8 +10,10 @@ from typing import Any
 
 from lib_oms.embedded.load import VARIANTS
 from lib_oms.errors import OMSError
-from lib_oms.judging.evaluate import SAMPLERS, Painter, evaluate, evaluate_colors
-from lib_oms.settings import COLOR, PROMPT, SETTINGS
+from lib_oms.judging.evaluate import evaluate
+from lib_oms.judging.painter import SAMPLERS, Painter
+from lib_oms.judging.steering import evaluate_colors, evaluate_modifiers, evaluate_splits
+from lib_oms.settings import COLOR, PICTURE, PROMPT, SETTINGS
 from lib_oms.step import MOST_QUIET
 
 (_QUIET,) = (setting for setting in SETTINGS if setting.name == "quiet")
@@ -22,6 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--embedded", action="store_true", help="measure the embedded model, the one there is today")
     parser.add_argument(
         "--colors", type=_positive, metavar="N", help="measure how exactly N random colors come, and nothing else"
+    )
+    parser.add_argument(
+        "--splits", type=_positive, metavar="N", help="measure how well N layouts of two colors come, and nothing else"
+    )
+    parser.add_argument(
+        "--modifiers", type=_positive, metavar="N", help="measure strength and trims on N seeds, and nothing else"
     )
     parser.add_argument("--count", type=_positive, default=500, help="captions whose pictures are compared with data")
     parser.add_argument("--each", type=_positive, default=10, help="pictures for each prompt that is measured alone")
@@ -50,16 +58,22 @@ def _positive(text: str) -> int:
 
 def main(args: argparse.Namespace) -> int:
     """Measures, prints, and writes the grid and the histogram."""
-    if not args.embedded and args.colors is None:
-        raise OMSError("give --embedded or --colors N: the embedded model is the one there is to measure")
+    what = next((name for name in ("colors", "splits", "modifiers", "embedded") if getattr(args, name)), None)
+    if what is None:
+        raise OMSError("give --embedded, --colors N, --splits N or --modifiers N: the embedded model is what there is")
     facts = {"variant": args.model, "sampler": args.sampler, "steps": args.steps, "cfg": args.cfg, "seed": args.seed}
-    quiet = int(getattr(args, "quiet", _QUIET.unsaid(PROMPT if args.colors is None else COLOR)))
+    source = {"colors": COLOR, "splits": PICTURE}.get(what, PROMPT)
+    quiet = int(getattr(args, "quiet", _QUIET.unsaid(source)))
     given = {"quiet": quiet, "eta": args.eta, "guidance_rescale": args.guidance_rescale}
     painter = Painter(**facts, oms={**given, "oms_guidance_scale": args.oms_scale})
-    if args.colors is not None:
+    if what == "colors":
         colors = evaluate_colors(painter, **facts, quiet=quiet, eta=args.eta, count=args.colors, each=args.each)
-        _print(asdict(colors), args.json)
-        return 0
+        return _print(asdict(colors), args.json)
+    if what == "splits":
+        splits = evaluate_splits(painter, **facts, quiet=quiet, count=args.splits, each=args.each)
+        return _print(asdict(splits), args.json)
+    if what == "modifiers":
+        return _print(asdict(evaluate_modifiers(painter, **facts, seeds=args.modifiers)), args.json)
     from lib_oms.judging import plots
 
     result, pictures = evaluate(
@@ -78,10 +92,11 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print(result: dict[str, Any], as_json: bool) -> None:
+def _print(result: dict[str, Any], as_json: bool) -> int:
     if as_json:
         print(json.dumps(result))
-        return
+        return 0
     width = max(map(len, result))
     for key, value in result.items():
         print(f"{key:{width}}  {value:.4f}" if isinstance(value, float) else f"{key:{width}}  {value}")
+    return 0

@@ -5,11 +5,12 @@ Nothing here knows what an OMS model is.
 
 from lib_oms.files.disk import json_object, read_json, written_whole
 from lib_oms.files.header import FLOATS, Header, TensorInfo, file_stamp, read_header
-from lib_oms.files.latents import LATENTS_NAMES, checkpoint_latents
+from lib_oms.files.latents import LATENTS_NAMES, SCALE_FACTORS, checkpoint_latents
 
 __all__ = [
     "FLOATS",
     "LATENTS_NAMES",
+    "SCALE_FACTORS",
     "Header",
     "TensorInfo",
     "checkpoint_latents",

@@ -13,6 +13,8 @@ from lib_oms.files.header import file_stamp, read_header
 
 LATENTS_NAMES = {"sd": "SD1/SD2", "sdxl": "SDXL"}
 """What people call the latents of published modules."""
+SCALE_FACTORS = {"sd": 0.18215, "sdxl": 0.13025}
+"""What the VAE's latents are multiplied with (scaling_factor in their published configs), by kind of latents."""
 
 # The UNet's names are those of the original code, with or without what Stable Diffusion's whole files put before them.
 _TEXT_KEY = "input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"  # [channels, width of the text]

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import io
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from lib_oms.errors import SettingError
 LONGER_SIDE = 16
 """Pixels of a small picture's longer side: eight cycles, twice of what a first latent can tell."""
 MOST_PIXELS = 8192 * 8192
+_KEPT = 8
 _BEHIND = (128, 128, 128)  # what shows through where a picture is transparent: medium gray, which says nothing
 
 
@@ -34,10 +37,25 @@ def small_picture(picture: str | Image.Image, name: str) -> str:
     Raises:
         SettingError: it is no picture, broken, or too large.
     """
-    image = _opened(picture, name) if isinstance(picture, str) else picture
-    small = _reduced(_upright(image, name))
+    if not isinstance(picture, str):
+        return _in_base64(_reduced(_upright(picture, name)))
+    # A request asks before generating, and again for each batch.
+    key = hashlib.sha256(picture.encode(errors="surrogatepass")).digest()
+    small = _SMALL.get(key)
+    if small is None:
+        small = _SMALL[key] = _in_base64(_reduced(_upright(_opened(picture, name), name)))
+        while len(_SMALL) > _KEPT:
+            _SMALL.popitem(last=False)
+    return small
+
+
+_SMALL: OrderedDict[bytes, str] = OrderedDict()
+"""Small pictures by what they were made of."""
+
+
+def _in_base64(image: Image.Image) -> str:
     kept = io.BytesIO()
-    small.save(kept, "PNG", optimize=True)
+    image.save(kept, "PNG", optimize=True)
     return base64.b64encode(kept.getvalue()).decode()
 
 

@@ -7,38 +7,15 @@ from `draw.evaluation_set`, whose scenes no training has seen.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
-import diffusers
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from lib_oms.embedded import MODEL_DIR, draw
-from lib_oms.embedded.load import load_pipeline
-from lib_oms.errors import OMSError
+from lib_oms.embedded import draw
 from lib_oms.judging import metrics
-from lib_oms.pipeline import OneMoreStep
+from lib_oms.judging.painter import OBEDIENCE_PROMPT, Painter
 
-BATCH = 25
-SAMPLERS: dict[str, tuple[str, dict]] = {
-    "DDIM": ("DDIMScheduler", {}),
-    "DDPM": ("DDPMScheduler", {}),
-    "Euler": ("EulerDiscreteScheduler", {}),
-    "Euler a": ("EulerAncestralDiscreteScheduler", {}),
-    "Heun": ("HeunDiscreteScheduler", {}),
-    "DPM++ 2M": ("DPMSolverMultistepScheduler", {}),
-    "DPM++ 2M Karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
-    "UniPC": ("UniPCMultistepScheduler", {}),
-    "PNDM": ("PNDMScheduler", {"skip_prk_steps": True}),
-}
-"""Name: (diffusers' scheduler, its options)."""
-OBEDIENCE_PROMPT = "a circle"
-"""The main prompt of the test of obedience: it names no background."""
 LADDER = {
     f"{name} background": (low + min(high, 1.0)) / 2
     for low, (high, name) in zip([0.0, *(bound for bound, _ in draw.GREYS)], draw.GREYS, strict=False)
@@ -77,90 +54,6 @@ class Evaluation:
     composition: float
     """How much of the seed's composition stays: agreement of edges with the picture without One More Step."""
     seconds: float
-
-
-@dataclass
-class ColorEvaluation:
-    """How well colors that were asked for came: CIEDE2000 of backgrounds, of which 2.3 is just noticeable."""
-
-    model: str
-    sampler: str
-    steps: int
-    cfg: float
-    quiet: int
-    eta: float
-    colors: int
-    each: int
-    seed: int
-    ciede2000_mean: float
-    ciede2000_p95: float
-    seconds: float
-
-
-class Painter:
-    """Makes pictures with and without One More Step from the same noise.
-
-    Args:
-        variant: one of `load.VARIANTS`.
-        sampler: one of SAMPLERS.
-        cfg: the guidance scale of the main model.
-        oms: what else One More Step is given for every picture, by the names of `OneMoreStep`'s arguments.
-
-    Raises:
-        OMSError: there is no such sampler or variant, or the folder does not hold the embedded model.
-    """
-
-    def __init__(
-        self,
-        variant: str,
-        sampler: str,
-        steps: int,
-        cfg: float,
-        seed: int,
-        oms: Mapping[str, Any] = MappingProxyType({}),
-        folder: Path = MODEL_DIR,
-    ) -> None:
-        if sampler not in SAMPLERS:
-            raise OMSError(f"there is no sampler {sampler!r}; there are {', '.join(SAMPLERS)}")
-        self._pipe = load_pipeline(variant, folder)
-        name, options = SAMPLERS[sampler]
-        self._pipe.scheduler = getattr(diffusers, name).from_config(self._pipe.scheduler.config, **options)
-        self._oms = OneMoreStep.from_pretrained(folder, dtype=torch.float32)
-        self._steps, self._cfg, self._seed, self._given = steps, cfg, seed, dict(oms)
-        self.progress: Callable[[int], object] = lambda pictures: None
-
-    def paint(
-        self,
-        prompts: list[str],
-        *,
-        oms: bool,
-        oms_prompts: list[str] | None = None,
-        first: int = 0,
-        **given: Any,
-    ) -> np.ndarray:
-        """Pictures [B, H, W, 3], 0..1; picture i starts from the noise of number `first + i`. `given` goes to One More
-        Step beside, or in place of, what the painter gives it anyway.
-        """
-        parts = []
-        for start in range(0, len(prompts), BATCH):
-            end = min(start + BATCH, len(prompts))
-            generators = [
-                torch.Generator().manual_seed(self._seed * 1_000_003 + first + index) for index in range(start, end)
-            ]
-            options: dict[str, Any] = {
-                "prompt": prompts[start:end],
-                "generator": generators,
-                "num_inference_steps": self._steps,
-                "guidance_scale": self._cfg,
-                "output_type": "np",
-            }
-            if oms:
-                options["oms_prompt"] = oms_prompts[start:end] if oms_prompts else None
-                parts.append(self._oms(self._pipe, **{**options, **self._given, **given}).images)
-            else:
-                parts.append(self._pipe(**options).images)
-            self.progress(end - start)
-        return np.concatenate(parts)
 
 
 @dataclass
@@ -232,32 +125,6 @@ def evaluate(
         seconds=round(time.monotonic() - began, 1),
     )  # fmt: skip
     return result, Pictures(captions, data, raw, oms, ladder)
-
-
-def evaluate_colors(
-    painter: Painter, *, variant: str, sampler: str, steps: int, cfg: float, quiet: int, eta: float, count: int,
-    seed: int, each: int,
-) -> ColorEvaluation:  # fmt: skip
-    """Measures `count` random colors, each asked for by `each` pictures; psi has no part in it."""
-    began = time.monotonic()
-    rng = np.random.default_rng((seed, 2))
-    asked = rng.integers(0, 256, (count, 3))
-    backgrounds = []
-    with tqdm(total=count * each, desc=f"{variant}, {sampler}, CFG {cfg:g}, colors", unit="picture") as bar:
-        painter.progress = bar.update
-        for number, rgb in enumerate(asked):
-            color = "#{:02x}{:02x}{:02x}".format(*rgb)
-            pictures = painter.paint(
-                [OBEDIENCE_PROMPT] * each, oms=True, first=30_000 + number * each, color=color, quiet=quiet
-            )
-            backgrounds.append(metrics.background_colours(pictures))
-    differences = metrics.color_differences(np.concatenate(backgrounds), np.repeat(asked / 255, each, axis=0))
-    return ColorEvaluation(
-        model=variant, sampler=sampler, steps=steps, cfg=cfg, quiet=quiet, eta=eta, colors=count, each=each, seed=seed,
-        ciede2000_mean=float(differences.mean()),
-        ciede2000_p95=float(np.percentile(differences, 95)),
-        seconds=round(time.monotonic() - began, 1),
-    )  # fmt: skip
 
 
 def _rgb(name: str) -> tuple[float, float, float]:

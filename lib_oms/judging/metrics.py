@@ -67,3 +67,17 @@ def edge_agreement(pictures: np.ndarray, others: np.ndarray) -> float:
         flat = first.std() < 1e-9 or second.std() < 1e-9
         agreements.append(float(flat and np.allclose(first, second)) if flat else np.corrcoef(first, second)[0, 1])
     return float(np.mean(agreements))
+
+
+def layout_agreement(asked: np.ndarray, made: np.ndarray, side: int = 4) -> float:
+    """The correlation of two pictures [H, W, 3] that were made smaller to side x side, over pixels and channels."""
+    small = [
+        np.asarray(picture).reshape(side, len(picture) // side, side, picture.shape[1] // side, 3).mean(axis=(1, 3))
+        for picture in (asked, made)
+    ]
+    return float(np.corrcoef(*(picture.ravel() for picture in small))[0, 1])
+
+
+def colorfulness(pictures: np.ndarray) -> np.ndarray:
+    """How far each picture's pixels are from gray, [B], 0..1: the mean of the largest channel less the smallest."""
+    return np.ptp(np.asarray(pictures, dtype=np.float64), axis=3).mean(axis=(1, 2))

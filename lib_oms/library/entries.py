@@ -17,6 +17,7 @@ from pathlib import Path
 
 from lib_oms.errors import ModuleFileError, readable
 from lib_oms.files import file_stamp, read_json
+from lib_oms.given.style import STYLES_FOLDER
 from lib_oms.library import catalogue
 from lib_oms.psi import ModuleFile, inspect_module
 from lib_oms.psi.files import CONFIG_NAME, FP16_WEIGHTS_NAME, MODULE_FOLDER, WEIGHTS_NAME
@@ -156,6 +157,8 @@ def _candidates(root: Path) -> Iterator[_Candidate]:
             if entry.name.lower().endswith(".safetensors") and not entry.name.startswith("."):
                 links = (Path(entry.path),) if _is_link(entry) else ()
                 yield _Candidate(Path(entry.path), links, file_stamp(entry.path))
+        if here == root:
+            folders.pop(STYLES_FOLDER, None)
         below = (entry for name, entry in folders.items() if not name.startswith(".") and not _is_link(entry))
         waiting += reversed([Path(entry.path) for entry in below])
 

@@ -26,7 +26,7 @@ from lib_oms.step.first_latent import (
     sigma_of,
     start_from,
 )
-from lib_oms.step.frequencies import low, resized
+from lib_oms.step.frequencies import coefficients, low, of_coefficients, resized
 from lib_oms.step.guidance import guided
 from lib_oms.step.trims import REFERENCE_COLORS, Directions, Trims
 from lib_oms.step.x0hat import x0hat_of
@@ -40,8 +40,10 @@ __all__ = [
     "Directions",
     "FirstStep",
     "Trims",
+    "coefficients",
     "guided",
     "low",
+    "of_coefficients",
     "one_more_step",
     "one_more_step_ve",
     "resized",

@@ -63,6 +63,23 @@ def resized(latent: Tensor, height: int, width: int, k: int) -> Tensor:
     return made.to(torch.float32).to(latent.device)
 
 
+def coefficients(latent: Tensor, k: int) -> Tensor:
+    """The k x k lowest coefficients of `latent` [..., h, w], [..., k, k], float64 on the CPU; what a small latent does
+    not have is 0. Of N(0, 1) each is N(0, 1), and independent of all others.
+    """
+    height, width = latent.shape[-2:]
+    down, across = min(k, height), min(k, width)
+    found = _basis(height, down) @ _exact(latent) @ _basis(width, across).T
+    return torch.nn.functional.pad(found, (0, k - across, 0, k - down))
+
+
+def of_coefficients(values: Tensor, height: int, width: int) -> Tensor:
+    """The latent [..., height, width] whose lowest coefficients are `values` [..., k, k]; float32 on the CPU."""
+    down, across = (min(count, side) for count, side in zip(values.shape[-2:], (height, width), strict=True))
+    made = _basis(height, down).T @ values[..., :down, :across].to(torch.float64) @ _basis(width, across)
+    return made.to(torch.float32)
+
+
 def _exact(latent: Tensor) -> Tensor:
     return latent.detach().to("cpu").to(torch.float64)  # in two steps: not every device has float64
 

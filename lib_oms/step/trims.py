@@ -36,20 +36,21 @@ class Directions:
     @property
     def brighter(self) -> Tensor:
         """From middle gray to white, [C], float64 on the CPU."""
-        black, white, *_ = self._latents
+        black, white, *_ = self.latents
         return (white - black) / 2
 
     @property
     def to_chroma(self) -> tuple[Tensor, Tensor]:
         """(P, z_0): P (z - z_0) is how far a latent z is from the gray of its brightness; [C, C] and [C]."""
         design = torch.tensor([[1.0, *rgb] for rgb in _RGB], dtype=torch.float64)
-        fit = torch.linalg.pinv(design) @ self._latents
+        fit = torch.linalg.pinv(design) @ self.latents
         zero, M = fit[0], fit[1:].T
         without_gray = torch.eye(3, dtype=torch.float64) - 1 / 3
         return M @ without_gray @ torch.linalg.pinv(M), zero
 
     @property
-    def _latents(self) -> Tensor:
+    def latents(self) -> Tensor:
+        """All five, [5, C], float64 on the CPU."""
         latents = (self.black, self.white, self.red, self.green, self.blue)
         return torch.stack([latent.detach().to("cpu").to(torch.float64) for latent in latents])
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lib_oms.errors import OMSError
-from lib_oms.given import VAELatents, latents_of, small_picture, trims_of
-from lib_oms.settings import BRUSH, COLOR, PICTURE, OMSSettings
+from lib_oms.given import VAELatents, find_style, latents_of, small_picture, trims_of
+from lib_oms.settings import BRUSH, COLOR, PICTURE, STYLE, OMSSettings
 from lib_oms.step import Trims
 from lib_oms.webui import host
 
@@ -27,14 +27,19 @@ def with_small_pictures(settings: OMSSettings) -> OMSSettings:
 
 
 def latent(model: Any, settings: OMSSettings, noise: Tensor) -> Tensor | None:
-    """The latent of what the settings follow, [1, C, h, w] as `noise` [B, C, h, w]; None for a prompt, or nothing.
+    """The latent of what the settings follow, [1, C, h, w] as `noise` [B, C, h, w], or [B, C, h, w] where pictures
+    differ in it; None for a prompt, or nothing.
 
     Raises:
-        OMSError: the model has no VAE that could encode it, or one of other latents.
+        OMSError: the model has no VAE that could encode it, or one of other latents; there is no such style.
     """
-    if settings.source not in (COLOR, PICTURE, BRUSH):
+    if settings.source not in (COLOR, PICTURE, BRUSH, STYLE):
         return None
+    style = find_style(settings.style, host.module_folders()) if settings.source == STYLE else None
     known, encode = _vae(model)
+    if style is not None:
+        style.check(known.directions(encode))
+        return style.drawn(noise)
     _, channels, height, width = noise.shape
     made = known.followed(settings, height, width, encode)
     if made.shape[1] != channels:

@@ -15,15 +15,13 @@ from torch import Tensor
 
 from lib_oms.console import say
 from lib_oms.errors import OMSError
-from lib_oms.files import checkpoint_latents
+from lib_oms.files import SCALE_FACTORS, checkpoint_latents
 from lib_oms.webui import options, trouble
 
 TITLE = trouble.NAME
 """The script's title, by which hosts and requests know it."""
 
 _no_memory_left = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
-SCALE_FACTORS = {"sd": 0.18215, "sdxl": 0.13025}
-"""What the VAE's latents are multiplied with (scaling_factor in their published configs), by kind of latents."""
 
 
 def check() -> None:

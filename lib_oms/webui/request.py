@@ -21,7 +21,7 @@ from lib_oms.text.prompt import first_step_text
 class Request:
     """What a batch of B pictures needs: settings, the main prompts and seeds of its pictures, the noise that the host
     drew for them [B, C, H/8, W/8], where sampling starts, and how many steps the prompts are told of; the latent that
-    was given, [1, C, H/8, W/8], and the trims.
+    was given, [1, C, H/8, W/8] for all or [B, C, H/8, W/8], and the trims.
     """
 
     settings: OMSSettings
@@ -128,6 +128,8 @@ def _x0hat(
         answer = -guided(v_cond, v_uncond, settings.guidance_scale, settings.guidance_rescale)
     if given is None and settings.source != PROMPT:
         given = torch.zeros_like(noise)  # nothing is followed but the trims
+    elif given is not None and len(given) > 1:
+        given = given[index : index + 1]
     detail = None if settings.detail == ALL_DETAIL else settings.detail
     return x0hat_of(answer, None if given is None else given.to(noise), settings.prompt_weight, detail)
 

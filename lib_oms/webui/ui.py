@@ -9,13 +9,13 @@ import gradio as gr
 from modules import ui_components
 
 from lib_oms.given import small_picture
-from lib_oms.settings import BRUSH, COLOR, PICTURE, SETTINGS, Setting
-from lib_oms.webui import library_panel, module_note, offer
+from lib_oms.settings import BRUSH, COLOR, PICTURE, SETTINGS, STYLE, Setting
+from lib_oms.webui import library_panel, module_note, offer, styles
 from lib_oms.webui.library_panel import Panel
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
 _FINE = ("brightness", "saturation", "prompt_weight", "detail", "quiet", "guidance_rescale")
-_GIVEN = (COLOR, PICTURE, BRUSH)
+_GIVEN = (COLOR, PICTURE, BRUSH, STYLE)
 
 
 def elem_id(name: str) -> str:
@@ -37,7 +37,7 @@ def build() -> list[Any]:
         frames = {name: gr.Column(visible=False) for name in _GIVEN}
         for name, frame in frames.items():
             with frame:
-                controls[name] = _color_picker(_BY_NAME[name]) if name == COLOR else _picture(_BY_NAME[name])
+                controls[name] = _MADE.get(name, _picture)(_BY_NAME[name])
         controls["strength"] = _slider(_BY_NAME["strength"])
         with gr.Row():
             controls["guidance_scale"] = _slider(_BY_NAME["guidance_scale"])
@@ -130,7 +130,7 @@ def _textbox(setting: Setting, lines: int) -> gr.Textbox:
 def _slider(setting: Setting) -> gr.Slider:
     return gr.Slider(
         minimum=setting.minimum,
-        maximum=setting.maximum,
+        maximum=min(setting.maximum, setting.slider),
         step=setting.step,
         value=setting.default,
         label=setting.label,
@@ -166,6 +166,21 @@ def _picture(setting: Setting) -> gr.Textbox:
     )
     image.change(fn=_picture_as_text, inputs=[image], outputs=[text], show_progress=False)
     return text
+
+
+def _style_dropdown(setting: Setting) -> gr.Dropdown:
+    """One can be named that the page does not know yet: styles are looked up when a picture is made."""
+    return gr.Dropdown(
+        choices=styles.names(),
+        value=setting.default,
+        label=setting.label,
+        info=setting.help,
+        allow_custom_value=True,
+        elem_id=elem_id(setting.name),
+    )
+
+
+_MADE = {COLOR: _color_picker, STYLE: _style_dropdown}
 
 
 def _picture_as_text(picture: Any) -> str:

@@ -19,7 +19,7 @@ from modules import errors, scripts, shared
 
 from lib_oms.errors import OMSError, SettingError
 from lib_oms.settings import SETTINGS, OMSSettings, Setting
-from lib_oms.webui import host, offer, options, trouble
+from lib_oms.webui import host, offer, options, styles, trouble
 from lib_oms.webui.first_step import NotApplicable
 
 SEARCH_AND_REPLACE = "OMS prompt S/R"
@@ -104,6 +104,8 @@ def _axis(option: Callable[..., Any], setting: Setting) -> Any:
         return option(setting.label, str, _apply(setting), confirm=confirm, cost=0.5, choices=offer.choices)
     if setting.name == "prompt":
         return option(setting.label, str, _apply_prompt, confirm=confirm)
+    if setting.name == "style":
+        return option(setting.label, str, _apply(setting), confirm=confirm, choices=styles.names)
     if setting.choices:
         return option(setting.label, str, _apply(setting), confirm=confirm, choices=lambda: list(setting.choices))
     if setting.type is bool:

@@ -82,3 +82,23 @@ def test_a_color_is_asked_once_for_a_vae():
         assert known.color("#336699", encode) == pytest.approx([0.2, 0.4, 0.6])
         assert known.directions(encode).white == pytest.approx([1.0, 1.0, 1.0])
     assert len(asked) == 6
+
+
+def test_a_large_picture_is_decoded_once_a_request():
+    import time
+
+    text = in_base64(random_image(3, (3000, 2000)), "JPEG")
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        small_picture(text, "picture")
+        times.append(time.perf_counter() - began)
+    assert min(times[1:]) < times[0] / 4
+
+
+def test_what_is_remembered_of_pictures_has_an_end():
+    from lib_oms.given.pictures import _KEPT, _SMALL
+
+    for seed in range(2 * _KEPT):
+        small_picture(in_base64(random_image(seed, (20, 20))), "picture")
+    assert len(_SMALL) == _KEPT

@@ -12,5 +12,6 @@ UNSAID = {
     "guidance_rescale": 0.0,
     "brightness": 0.0,
     "saturation": 0.0,
+    "style": "",
 }
 """The settings that version 0.2 did not have, and what they were before they existed."""

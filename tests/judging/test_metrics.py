@@ -72,3 +72,17 @@ def test_edges_agree_with_themselves_whatever_the_colors_and_not_with_others():
     flat = np.full((1, 32, 32, 3), 0.5)
     assert metrics.edge_agreement(flat, flat) == 1.0
     assert metrics.edge_agreement(flat, pictures[:1]) == 0.0
+
+
+def test_a_layout_agrees_with_itself_and_not_with_its_mirror():
+    asked = np.zeros((16, 16, 3))
+    asked[:, 8:] = 1.0
+    made = np.kron(asked, np.ones((8, 8, 1)))
+    assert metrics.layout_agreement(asked, made) == pytest.approx(1)
+    assert metrics.layout_agreement(asked, made[:, ::-1]) == pytest.approx(-1)
+
+
+def test_grays_are_not_colorful():
+    pictures = np.full((2, 4, 4, 3), 0.3)
+    pictures[1, :, :, 0] = 0.8
+    assert metrics.colorfulness(pictures) == pytest.approx([0, 0.5])

@@ -82,7 +82,7 @@ def test_a_color_is_followed_without_words(ui: WebUIPage) -> None:
     ui.generate()
     assert "OMS source: color" in ui.infotext
     assert "OMS color: #808080" in ui.infotext
-    assert "OMS quiet: 4" in ui.infotext
+    assert "OMS quiet: 6" in ui.infotext
     border = ui.picture.convert("RGB").crop((0, 0, 256, 16)).resize((1, 1)).getpixel((0, 0))
     assert all(abs(channel - 128) < 20 for channel in border), border
 

@@ -2,7 +2,8 @@
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from extension_helpers import RequestFailed, WebUI
 from PIL import Image
 from untrained_helpers import place_untrained
 
+from lib_oms.given import Style, latents_of, style_of
 from lib_oms.step import low
 
 pytest.importorskip("gradio")
@@ -50,13 +52,13 @@ def test_a_color_is_what_the_low_frequencies_say_and_the_noise_is_the_hosts_beyo
     wanted = encoded(webui, flat)[:, :, 4:-4, 4:-4].mean(dim=(-2, -1), keepdim=True).expand(1, 4, 16, 16)
     x, noise = made.seen[0].x, plain.x / plain.level
     assert made.seen[0].level == pytest.approx(SIGMA, rel=1e-4)
-    torch.testing.assert_close(low(x, 4), wanted, rtol=1e-3, atol=2e-3)
-    torch.testing.assert_close(x - low(x, 4), SIGMA * (noise - low(noise, 4)), rtol=1e-3, atol=2e-3)
+    torch.testing.assert_close(low(x, 6), wanted, rtol=1e-3, atol=2e-3)
+    torch.testing.assert_close(x - low(x, 6), SIGMA * (noise - low(noise, 6)), rtol=1e-3, atol=2e-3)
 
 
 def test_a_color_needs_no_oms_model_and_no_known_latents(webui: WebUI) -> None:
     made = webui.txt2img({"source": "color", "color": "#204060"}, state="unknown latents", **QUICK)
-    assert "OMS source: color, OMS color: #204060, OMS quiet: 4" in made.infotext
+    assert "OMS source: color, OMS color: #204060, OMS quiet: 6" in made.infotext
     assert "OMS model" not in made.infotext
     again = webui.txt2img(infotext=made.infotext, styles=[], **QUICK, state="unknown latents")
     assert (again.infotext, again.pixels) == (made.infotext, made.pixels)
@@ -114,6 +116,51 @@ def test_the_trims_alone(webui: WebUI) -> None:
     torch.testing.assert_close(brighter - plain, shift, rtol=1e-3, atol=1e-3)
 
 
+@pytest.fixture
+def dusk(webui: WebUI) -> Iterator[Style]:
+    """A style of the loaded model's latents, among the WebUI's."""
+    from modules import paths, shared
+
+    from lib_oms.webui import styles
+
+    def encode(picture: torch.Tensor) -> torch.Tensor:
+        return shared.sd_model.encode_first_stage(picture * 2 - 1)
+
+    latents = [encoded(webui, torch.full((1, 3, 256, 256), value))[0] for value in (0.1, 0.3, 0.2)]
+    style = style_of(latents, latents_of(shared.sd_model.first_stage_model).directions(encode))
+    path = Path(paths.models_path) / "OMS" / "styles" / "dusk.safetensors"
+    style.save(path)
+    assert "dusk" in styles.names()
+    yield style
+    path.unlink()
+
+
+def test_a_style_is_drawn_anew_for_each_seed_and_is_the_same_for_one(webui: WebUI, dusk: Style) -> None:
+    asked = {"source": "style", "style": "dusk"}
+    plain = webui.txt2img(**QUICK, batch_size=2).seen[0]
+    made = webui.txt2img(asked, **QUICK, batch_size=2)
+    wanted = dusk.drawn(plain.x / plain.level)
+    assert (wanted[0] - wanted[1]).abs().max() > 1e-3
+    torch.testing.assert_close(low(made.seen[0].x, 6), wanted, rtol=1e-3, atol=2e-3)
+    alone = webui.txt2img(asked, **QUICK, seed=8)
+    assert torch.equal(made.seen[0].x[1:], alone.seen[0].x)
+    assert "OMS source: style, OMS quiet: 6, OMS style: dusk" in alone.infotext
+    again = webui.txt2img(infotext=alone.infotext, styles=[], **QUICK, seed=8)
+    assert (again.infotext, again.pixels) == (alone.infotext, alone.pixels)
+
+
+def test_a_style_of_another_vae_ends_the_request(webui: WebUI, dusk: Style) -> None:
+    from modules import paths
+
+    from lib_oms.step import Directions
+
+    path = Path(paths.models_path) / "OMS" / "styles" / "other.safetensors"
+    style_of(torch.randn(3, 4, 8, 8), Directions(*torch.randn(5, 4))).save(path)
+    with pytest.raises(RequestFailed, match="another VAE's latents"):
+        webui.txt2img({"source": "style", "style": "other"}, **QUICK)
+    path.unlink()
+
+
 def test_prompt_and_color_in_parts(webui: WebUI) -> None:
     color = {"source": "color", "color": "#204060", "prompt": "night", "quiet": 2}
     ends = [webui.txt2img({**color, "prompt_weight": weight}, **QUICK) for weight in (0, 1, 0.25)]
@@ -136,8 +183,6 @@ def test_the_hosts_random_numbers_are_left_alone(webui: WebUI) -> None:
     from modules import shared
 
     vae, state = shared.sd_model.first_stage_model, torch.get_rng_state()
-    from lib_oms.given import latents_of
-
     latents_of(vae).color("#123456", lambda picture: torch.randn(1, 4, 32, 32) + picture.mean())
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -147,12 +192,13 @@ def test_the_hosts_random_numbers_are_left_alone(webui: WebUI) -> None:
     [
         ({"source": "color"}, ["OMS color (color) is empty", "#336699"]),
         ({"source": "color", "color": "blue"}, ["'blue'", "#336699"]),
-        ({"source": "paint"}, ["'paint'", "prompt, color, picture, brush, none"]),
+        ({"source": "paint"}, ["'paint'", "prompt, color, picture, brush, none, style"]),
         ({"source": "picture"}, ["OMS picture (picture) is empty"]),
         ({"source": "picture", "picture": "not base64!"}, ["OMS picture", "is not base64"]),
         ({"source": "picture", "picture": "aGVsbG8="}, ["OMS picture", "no picture that can be read"]),
         ({"source": "picture", "picture": "https://example.com/a.png"}, ["not its address"]),
         ({"source": "picture", "picture": in_base64(split())[:120]}, ["OMS picture", "picture is broken"]),
+        ({"source": "style", "style": "../dusk"}, ["OMS style (style)", "no style '../dusk'"]),
         ({"source": "brush", "brush": "aGVsbG8="}, ["OMS brush", "no picture that can be read"]),
         ({"source": "color", "color": "#204060", "strength": 3}, ["OMS strength", "from 0 to 2"]),
     ],

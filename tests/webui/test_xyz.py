@@ -33,6 +33,7 @@ SWITCH, MODEL, PROMPT, REPLACE, SCALE, ETA, NEGATIVE, SOURCE, COLOR, *_, QUIET, 
     "OMS guidance rescale",
     "OMS brightness",
     "OMS saturation",
+    "OMS style",
 ]
 
 
