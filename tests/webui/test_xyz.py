@@ -14,7 +14,7 @@ from lib_oms.settings import SETTINGS
 pytest.importorskip("gradio")
 
 NAME = "untrained"
-SWITCH, MODEL, PROMPT, REPLACE, SCALE, ETA, NEGATIVE, SOURCE, COLOR, *_, QUIET, _, _, _ = AXES = [
+SWITCH, MODEL, PROMPT, REPLACE, SCALE, ETA, NEGATIVE, SOURCE, COLOR, *_ = AXES = [
     "One More Step",
     "OMS model",
     "OMS prompt",
@@ -35,6 +35,7 @@ SWITCH, MODEL, PROMPT, REPLACE, SCALE, ETA, NEGATIVE, SOURCE, COLOR, *_, QUIET, 
     "OMS saturation",
     "OMS style",
 ]
+QUIET = "OMS quiet"
 
 
 @pytest.fixture(scope="module")
