@@ -317,11 +317,12 @@ class OMSSettings:
         step=1,
     )
     quiet: int = _setting(
-        0,
+        1,
+        before=0,
         label="OMS quiet",
         infotext="OMS quiet",
-        help="How far the seed's own tint gives way to what was asked: 0 not at all, 6 for exact colors, 16 the most.",
-        by_source={COLOR: 6, PICTURE: 6, BRUSH: 6, STYLE: 6},
+        help="How far the seed's own tint gives way: 0 not at all, 1 suits prompts, 6 exact colors, 16 the most.",
+        by_source={COLOR: 6, PICTURE: 6, BRUSH: 6, NONE: 0, STYLE: 6},
         minimum=0,
         maximum=16,
         step=1,

@@ -66,6 +66,14 @@ def test_a_source_brings_what_suits_it_where_nothing_else_is_said() -> None:
     assert OMSSettings(source="none").quiet == 0
 
 
+def test_the_page_begins_with_a_quiet_that_suits_prompts_and_a_request_without_it_means_none() -> None:
+    assert SETTING["quiet"].default == 1
+    assert from_infotext(SETTING["quiet"], {"OMS": "True", "OMS model": "m"}) == 0
+    assert OMSSettings.from_args([{"prompt": "night"}, *[s.filled_in for s in SETTINGS[1:]]]).quiet == 0
+    told = OMSSettings.from_args([True, *[s.default for s in SETTINGS[1:]]]).to_infotext("m")
+    assert told["OMS quiet"] == "1"
+
+
 def test_what_a_host_makes_of_an_infotext_is_not_what_it_fills_in() -> None:
     for setting in SETTINGS:
         if isinstance(setting.filled_in, FilledIn):
