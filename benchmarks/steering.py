@@ -7,9 +7,9 @@
     python benchmarks/steering.py --table bands [--count 20]
 
 Every row of a table is a cell that is measured for itself and appended to benchmarks/results/steering-TABLE.jsonl as
-one line of JSON; cells that stand there are not measured again, so that a run can be stopped and go on. The table that
-is printed in the end is read from that file. One factor at a time from main, DDIM, CFG 3, eta 0, where every k is
-measured (quiet); elsewhere the two that decide (crosses). A picture takes half a second on one core.
+one line of JSON. Cells that stand there are measured again only with --again, so that a run can be stopped and go on;
+the table that is printed in the end is read from that file. One factor at a time from main, DDIM, CFG 3, eta 0, where
+every k is measured (quiet); elsewhere the two that decide (crosses). A picture takes half a second on one core.
 """
 
 from __future__ import annotations
@@ -216,6 +216,7 @@ def main() -> int:
     parser.add_argument(
         "--count", type=int, help="captions of a cell (quiet, crosses), pictures of a color (colors), colors (bands)"
     )
+    parser.add_argument("--again", action="store_true", help="measure every cell anew")
     args = parser.parse_args()
     torch.set_num_threads(1)
     cells, measure, usual = TABLES[args.table]
@@ -223,6 +224,9 @@ def main() -> int:
     known = {json.dumps(line["cell"]): line for line in map(json.loads, path.read_text().splitlines())} if (
         path.is_file()
     ) else {}  # fmt: skip
+    if args.again:
+        known = {}
+        path.unlink(missing_ok=True)
     rows = []
     for cell in cells(args.count or usual):
         key = json.dumps(cell)
