@@ -55,7 +55,7 @@ SAME_AS_FORGE = {
 }  # fmt: skip
 """What stands on diffusers and safetensors alone, where those have the versions that Forge has; and, as Neo's gradio is
 Forge's, what the page shows: test_browser.py has the way there and back through Neo's fastapi. What the step does in a
-host of Neo's style is torch's alone, and tested beside Forge's style; test_webuiapi.py makes pictures under Neo's pins."""
+host of Neo's style is torch's alone, and tested beside Forge's style; test_webuiapi.py makes pictures by Neo's pins."""
 STYLES = {
     "a1111": "not forge",
     "neo": "not a1111",
