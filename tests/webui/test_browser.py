@@ -45,7 +45,7 @@ def fill_in(ui: WebUIPage, steps: int, seed: int = 1) -> None:
 
 def set_oms(ui: WebUIPage, values: tuple) -> None:
     enabled, module, prompt, guidance_scale, eta, negative_prompt = values
-    ui.open_accordion()
+    ui.unfold()
     ui.tick.set_checked(enabled)
     ui.choose("oms_module", module)
     ui.write("oms_prompt", prompt)
@@ -77,7 +77,7 @@ def test_a_color_is_followed_without_words(ui: WebUIPage) -> None:
     ui.tick.check()
     ui.open_accordion()
     assert not ui.find("oms_color").is_visible()
-    ui.page.locator("#oms_source input[value=color]").check()
+    ui.follow("color")
     ui.find("oms_color").wait_for(state="visible")  # the one that the page begins with is medium gray
     ui.generate()
     assert "OMS source: color" in ui.infotext
@@ -92,7 +92,7 @@ def test_an_uploaded_picture_is_followed_and_comes_back(ui: WebUIPage, tmp_path:
     fill_in(ui, steps=20, seed=11)
     ui.tick.check()
     ui.open_accordion()
-    ui.page.locator("#oms_source input[value=picture]").check()
+    ui.follow("picture")
     ui.find("oms_picture_image").wait_for(state="visible")
     ui.page.locator("#oms_picture_image input[type=file]").set_input_files(str(tmp_path / "night.png"))
     ui.page.wait_for_function("document.querySelector('#oms_picture textarea, #oms_picture input').value.length > 50")
@@ -101,7 +101,7 @@ def test_an_uploaded_picture_is_followed_and_comes_back(ui: WebUIPage, tmp_path:
     assert brightness(ui.picture) < 0.25
     picture, infotext = ui.picture, ui.infotext
 
-    ui.page.locator("#oms_source input[value=prompt]").check()
+    ui.follow("prompt")
     ui.paste(infotext)
     assert ui.page.locator("#oms_source input[value=picture]").is_checked()
     ui.generate()
@@ -155,7 +155,7 @@ def test_the_infotext_of_a_plain_picture_unticks(ui: WebUIPage) -> None:
 def test_a_module_that_is_gone_is_an_error_on_the_page(ui: WebUIPage, demo: DemoProcess) -> None:
     fill_in(ui, steps=1)
     ui.tick.check()
-    ui.open_accordion()
+    ui.unfold("library")
     ui.find("oms_module_refresh").click()  # the module was added after the page was made
     ui.choose("oms_module", "vanishing")
     shutil.rmtree(demo.modules / "vanishing")
