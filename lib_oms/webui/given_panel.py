@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -42,9 +43,16 @@ def brush() -> gr.Textbox:
         ]
     text = _text(BRUSH)
     canvas.change(fn=_drawing_as_text, inputs=[canvas], outputs=[text], show_progress=False)
+    canvas.clear(fn=lambda: "", inputs=[], outputs=[text], show_progress=False)
     for name, button in zip(_READY, ready, strict=True):
-        button.click(fn=lambda name=name: _on_canvas(sketch(name)), inputs=[], outputs=[canvas], show_progress=False)
+        # The text alone: gradio 3's canvas shows nothing but what was drawn by hand, and gradio 4's tells, when a
+        # sketch is put there, what was there before.
+        button.click(fn=_ready(name), inputs=[], outputs=[text], show_progress=False)
     return text
+
+
+def _ready(name: str) -> Callable[[], str]:
+    return lambda: small_picture(sketch(name), BRUSH)
 
 
 def sketch(name: str) -> Image.Image:
@@ -65,27 +73,36 @@ def _text(name: str) -> gr.Textbox:
 
 
 def _canvas() -> Any:
-    """gradio's own editor, of either generation, with a sheet of medium gray, which says nothing."""
-    sheet = Image.new("RGB", _SIZE, (_GRAY,) * 3)
-    facts: dict[str, Any] = {
-        "label": "Paint where it is to be dark, bright or colored", "type": "pil", "elem_id": elem_id("brush_canvas"),
-    }  # fmt: skip
-    if hasattr(gr, "ImageEditor"):
-        return gr.ImageEditor(
-            value=_on_canvas(sheet), sources=(), transforms=(), layers=False, canvas_size=_SIZE, height=340,
-            brush=gr.Brush(colors=list(_COLORS), default_size=40), **facts,
-        )  # fmt: skip
-    return gr.Image(value=sheet, source="upload", tool="color-sketch", brush_radius=24, height=300, **facts)
+    """gradio's own editor, of either generation: a sheet of medium gray, which says nothing, or of white."""
+    facts: dict[str, Any] = {"label": "Paint dark, bright, colors", "type": "pil", "elem_id": elem_id("brush_canvas")}
+    if not hasattr(gr, "ImageEditor"):
+        return gr.Image(source="canvas", tool="color-sketch", shape=_SIZE, brush_radius=24, height=240, **facts)
+    return gr.ImageEditor(
+        value={"background": _sheet(), "layers": [], "composite": None},
+        sources=(),
+        transforms=(),
+        layers=False,
+        canvas_size=_SIZE,
+        height=300,
+        brush=gr.Brush(colors=list(_COLORS), default_size=40),
+        **facts,
+    )
 
 
-def _on_canvas(image: Image.Image) -> Any:
-    return {"background": image, "layers": [], "composite": None} if hasattr(gr, "ImageEditor") else image
+def _sheet() -> Image.Image:
+    return Image.new("RGB", _SIZE, (_GRAY,) * 3)
 
 
-def _drawing_as_text(drawing: Any) -> str:
-    """A drawing as the canvas gives it: gradio 4 an image in parts, gradio 3 the image."""
-    whole = drawing.get("composite") if isinstance(drawing, dict) else drawing
-    return "" if whole is None else small_picture(whole, BRUSH)
+def _drawing_as_text(drawing: Any) -> Any:
+    """A drawing as the canvas gives it: gradio 3 the image, or None where it was taken away; gradio 4 an image in
+    parts. A sheet on which nothing is painted changes nothing: gradio 4 tells of it whenever the canvas comes into
+    sight, as when another drawing was pasted.
+    """
+    if not isinstance(drawing, dict):
+        return "" if drawing is None else small_picture(drawing, BRUSH)
+    whole = drawing.get("composite")
+    text = "" if whole is None else small_picture(whole, BRUSH)
+    return gr.update() if text in ("", small_picture(_sheet(), BRUSH)) else text
 
 
 def _picture_as_text(image: Any) -> str:

@@ -99,7 +99,8 @@ def here(now: Look) -> str:
 
 def terms() -> str:
     """Where downloads come from, and where a person's own files go."""
-    text = f"Downloads come from Hugging Face. Your own files go into {host.download_folder().name}, among the models."
+    folder = host.download_folder()
+    text = f"Downloads come from Hugging Face. Your own files go into {folder.parent.name}/{folder.name}."
     return f"<p class='oms-lead'>{html.escape(text)}</p>"
 
 

@@ -20,10 +20,11 @@ from lib_oms.webui.library_list import Look, Offer, error, here, look, terms
 
 @dataclass(frozen=True)
 class Panel:
-    """What of it others change: the components that `now` gives values for, and the events at whose end a download has
-    ended.
+    """What of it others change: the frame that folds, the components that `now` gives values for, and the events at
+    whose end a download has ended.
     """
 
+    frame: gr.Accordion
     shown: tuple[Any, ...]
     downloads: tuple[Any, ...]
 
@@ -86,7 +87,7 @@ def build(frame: gr.Accordion, top: Banner) -> Panel:
     ]
     downloads.append(running.change(fn=_watch, inputs=[], outputs=outputs, show_progress=False))
     parts = [part for row in (top.row, *rows) for part in row.parts]
-    return Panel((frame, shown, *parts), tuple(downloads))
+    return Panel(frame, (frame, shown, *parts), tuple(downloads))
 
 
 def now() -> list[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 from modules import ui_components
 
-from lib_oms.settings import BRUSH, COLOR, NONE, PICTURE, PROMPT, SETTINGS
+from lib_oms.settings import AUTOMATIC, BRUSH, COLOR, NONE, PICTURE, PROMPT, SETTINGS
 from lib_oms.webui import given_panel, library_panel, module_note, offer
 from lib_oms.webui.controls import BY_NAME, color_picker, dropdown, elem_id, radio, slider, textbox
 from lib_oms.webui.library_panel import Panel
@@ -18,6 +18,8 @@ _LEAD = (
     "as it is.</p>"
 )
 _SLIDERS = "<p class='oms-lead'>Nothing but the sliders <i>Brightness</i> and <i>Color</i> under Advanced.</p>"
+_BY_HAND = "(source) => [source, document.querySelector('#oms_source:is(:hover, :focus-within)') ? 'yes' : '']"
+"""Of the events of a radio button none tells in gradio 4 whether a person pressed it."""
 _GIVEN = (COLOR, PICTURE, BRUSH, NONE)
 
 
@@ -94,7 +96,9 @@ def _follow_the_source(controls: dict[str, Any], frames: list[Any]) -> None:
     for control in (source, controls["prompt_weight"]):
         inputs = [source, controls["prompt_weight"]]
         control.change(fn=_shown, inputs=inputs, outputs=frames, show_progress=False)
-    source.input(fn=_quiet, inputs=[source], outputs=[quiet], show_progress=False)
+    by_hand = gr.Textbox(visible=False, elem_id=elem_id("source_by_hand"))
+    in_browser = {"js" if hasattr(gr, "ImageEditor") else "_js": _BY_HAND}  # gradio 4 has another name for it
+    source.change(fn=_quiet, inputs=[source, by_hand], outputs=[quiet], show_progress=False, **in_browser)
 
 
 def _shown(source: Any, prompt_weight: Any) -> list[Any]:
@@ -106,8 +110,9 @@ def _shown(source: Any, prompt_weight: Any) -> list[Any]:
     ]
 
 
-def _quiet(source: Any) -> Any:
-    return gr.update(value=BY_NAME["quiet"].by_source.get(source, BY_NAME["quiet"].default))
+def _quiet(source: Any, by_hand: Any) -> Any:
+    setting = BY_NAME["quiet"]
+    return gr.update(value=setting.by_source.get(source, setting.default)) if by_hand else gr.update()
 
 
 def _keep_up_to_date(controls: dict[str, Any], refresh: gr.Button, note: gr.HTML, panel: Panel) -> None:
@@ -125,7 +130,13 @@ def _keep_up_to_date(controls: dict[str, Any], refresh: gr.Button, note: gr.HTML
     refresh.click(**shown)
     for download in panel.downloads:
         download.then(**shown)
-    module.change(fn=module_note.as_html, inputs=[module], outputs=[note], show_progress=False)
+    module.change(fn=_note, inputs=[module], outputs=[note, panel.frame], show_progress=False)
+
+
+def _note(module: Any) -> tuple[str, Any]:
+    """The line below the dropdown, unfolded where it says that the chosen or pasted OMS model will not do."""
+    fine, _ = module_note.told(module)
+    return module_note.as_html(module), gr.update() if fine or module == AUTOMATIC else gr.update(open=True)
 
 
 def _now(module: Any) -> tuple[Any, ...]:

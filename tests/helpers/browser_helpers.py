@@ -255,6 +255,10 @@ class WebUIPage:
                 self.find(f"oms_{fold}", ".label-wrap").click()
             self.find(inside[fold]).wait_for()
 
+    def download_button(self, name: str) -> Locator:
+        """The button beside what can be downloaded."""
+        return self.page.locator(".oms-offer", has_text=name).locator("button")
+
     def follow(self, source: str) -> None:
         """Chooses what brightness and color follow, by its value."""
         self.page.locator(f"#oms_source input[value={source}]").check()

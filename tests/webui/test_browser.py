@@ -1,5 +1,7 @@
 """The page in real headless Chromium: tick, type, Generate, see the darker picture, paste its infotext back."""
 
+import base64
+import io
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,6 +110,124 @@ def test_an_uploaded_picture_is_followed_and_comes_back(ui: WebUIPage, tmp_path:
     assert ui.picture.tobytes() == picture.tobytes()
 
 
+def test_a_drawing_is_followed_and_comes_back(ui: WebUIPage) -> None:
+    fill_in(ui, steps=20, seed=11)
+    ui.tick.check()
+    ui.open_accordion()
+    ui.follow("brush")
+    canvas = ui.page.locator("#oms_brush_canvas canvas").first
+    canvas.wait_for()
+    ui.page.wait_for_timeout(1000)  # gradio 3 gives it its size when it comes into sight
+    box = canvas.bounding_box()
+    assert box is not None
+    for part in range(10):  # black, the brush's first color, over the left half
+        x = box["x"] + box["width"] * (0.02 + part * 0.05)
+        ui.page.mouse.move(x, box["y"] + 3)
+        ui.page.mouse.down()
+        ui.page.mouse.move(x, box["y"] + box["height"] - 3, steps=6)
+        ui.page.mouse.up()
+    ui.find("oms_brush_shown", "img").wait_for()  # what will be followed
+    wait_for_sketch(ui, dark=0.2, bright=0.8)
+    ui.generate()
+    assert "OMS source: brush" in ui.infotext
+    picture, infotext = ui.picture, ui.infotext
+    assert halves(picture)[0] < halves(picture)[1] - 0.15
+
+    ui.find("oms_brush_dark_right").click()  # one that needs no hand
+    wait_for_sketch(ui, dark=0.8, bright=0.2)
+    ui.generate()
+    assert halves(ui.picture)[0] > halves(ui.picture)[1] + 0.3
+
+    ui.follow("prompt")
+    ui.paste(infotext)
+    assert ui.page.locator("#oms_source input[value=brush]").is_checked()
+    ui.generate()
+    assert ui.picture.tobytes() == picture.tobytes()
+
+
+def halves(picture: Image.Image) -> tuple[float, float]:
+    width, height = picture.size
+    left, right = (0, 0, width // 2, height), (width // 2, 0, width, height)
+    return brightness(picture.crop(left)), brightness(picture.crop(right))
+
+
+def wait_for_sketch(ui: WebUIPage, *, dark: float, bright: float) -> None:
+    """Until the leftmost and the rightmost pixels of what will be followed are on these sides of medium."""
+    for _ in range(100):
+        text = ui.text("oms_brush").input_value()
+        if text:
+            sketch = Image.open(io.BytesIO(base64.b64decode(text))).convert("L")
+            left, right = (sketch.getpixel((x, sketch.height // 2)) / 255 for x in (0, sketch.width - 1))
+            if (left < 0.45) == (dark < 0.5) and (right > 0.45) == (bright > 0.5):
+                return
+        ui.page.wait_for_timeout(200)
+    raise AssertionError(text)
+
+
+def test_a_pasted_exactness_stays_and_a_chosen_source_brings_its_own(ui: WebUIPage) -> None:
+    ui.open_accordion()
+    ui.follow("color")
+    ui.page.wait_for_function("document.querySelector('#oms_quiet input[type=number]').value === '4'")
+    for written, expected in (("OMS source: color, OMS color: #336699, OMS quiet: 2", "2"), ("OMS source: brush", "0")):
+        ui.follow("none")
+        ui.paste(f"{PROMPT}\nSteps: 1, Sampler: Euler, Seed: 1, OMS: True, {written}")
+        ui.page.wait_for_timeout(1500)  # what follows a change of the source comes later
+        assert ui.number("oms_quiet").input_value() == expected
+
+
+def test_away_from_acts_only_beside_guidance(ui: WebUIPage) -> None:
+    ui.unfold("advanced")
+    assert ui.text("oms_negative_prompt").is_disabled()
+    ui.set_number("oms_guidance_scale", 1.5)
+    ui.page.wait_for_function("!document.querySelector('#oms_negative_prompt textarea').disabled")
+    ui.write("oms_negative_prompt", "fog")
+    ui.set_number("oms_guidance_scale", 1)
+    ui.page.wait_for_function("document.querySelector('#oms_negative_prompt textarea').disabled")
+    assert ui.text("oms_negative_prompt").input_value() == "fog"
+
+
+def test_a_screen_reader_finds_a_name_for_every_control(ui: WebUIPage) -> None:
+    """What is in sight, with everything unfolded, for every source."""
+    ui.unfold()
+    for source in ("prompt", "color", "picture", "brush", "none"):
+        ui.follow(source)
+        ui.page.wait_for_timeout(500)
+        assert ui.page.evaluate(NAMELESS) == [], source
+    tree = ui.find("oms_enabled").aria_snapshot()
+    for words in ('radio "Only the sliders"', "How strongly", "Exactness", "Layout", "Away from", "OMS model"):
+        assert words in tree, words
+
+
+NAMELESS = """() => {
+    const named = (e) => e.getAttribute("aria-label") || e.title || e.alt || e.placeholder || e.innerText?.trim()
+        || (e.id && document.querySelector(`label[for="${CSS.escape(e.id)}"]`)?.innerText.trim())
+        || e.closest("label")?.innerText.trim();
+    const seen = (e) => e.offsetParent !== null && e.type !== "file";
+    return [...document.querySelectorAll("#oms_enabled :is(input, textarea, select, button)")]
+        .filter((e) => seen(e) && !named(e)).map((e) => e.outerHTML.slice(0, 200));
+}"""
+"""The controls in sight that have neither a label nor another name."""
+
+
+def test_the_keyboard_is_enough(ui: WebUIPage) -> None:
+    fill_in(ui, steps=1)
+    ui.open_accordion()
+    ui.page.locator("#oms_source input[value=prompt]").focus()
+    ui.page.keyboard.press("ArrowRight")
+    assert ui.page.locator("#oms_source input[value=color]").is_checked()
+    ui.find("oms_color").wait_for()
+    ui.page.keyboard.press("ArrowLeft")
+    ui.find("oms_prompt").wait_for()
+    ui.page.keyboard.press("Tab")
+    ui.page.keyboard.type("night")
+    assert ui.text("oms_prompt").input_value() == "night"
+    reached = set()
+    for _ in range(6):
+        ui.page.keyboard.press("Tab")
+        reached.add(ui.page.evaluate("document.activeElement.closest('[id^=oms_]')?.id"))
+    assert {"oms_strength", "oms_advanced", "oms_library"} <= reached
+
+
 def test_the_infotext_below_the_picture_brings_everything_back(ui: WebUIPage) -> None:
     fill_in(ui, steps=3, seed=11)
     set_oms(ui, OMS)
@@ -175,7 +295,8 @@ def test_a_pasted_infotext_that_names_an_unknown_module_is_an_error_on_the_page(
     ui.paste(f"{PROMPT}\nSteps: 1, Sampler: Euler, Seed: 1, OMS: True, OMS model: lost [0123456789]")
     assert ui.tick.is_checked()
     ui.press_generate()
-    ui.page.get_by_text("lost [0123456789]").first.wait_for()
+    ui.find("html_log_txt2img").get_by_text("lost [0123456789]").wait_for()
+    assert ui.find("oms_module_note", ".error").is_visible()  # unfolded for that
     assert ui.page.locator("#txt2img_gallery img").count() == 0
 
 
@@ -197,6 +318,7 @@ def test_both_themes_are_readable(ui: WebUIPage, request: pytest.FixtureRequest)
     ui.generate()
     for selector in (
         "#oms_enabled .label-wrap span",
+        "#oms_source label.selected span",
         "#oms_prompt textarea",
         "#oms_module input",
         "#oms_eta input[type=number]",
