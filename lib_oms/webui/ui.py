@@ -53,7 +53,7 @@ def _followed(controls: dict[str, Any]) -> list[Any]:
     with gr.Column(elem_id=elem_id("prompt_frame")) as prompt:
         controls["prompt"] = textbox("prompt", "black background, one candle", lines=2)
     with gr.Row(visible=False, elem_id=elem_id("given_row")) as row:
-        with gr.Column(scale=3, min_width=240):
+        with gr.Column(min_width=240):
             frames = {name: gr.Column(visible=False, elem_id=elem_id(f"{name}_frame")) for name in _GIVEN}
             with frames[COLOR]:
                 controls[COLOR] = color_picker(COLOR)
@@ -63,7 +63,7 @@ def _followed(controls: dict[str, Any]) -> list[Any]:
                 controls[BRUSH] = given_panel.brush()
             with frames[NONE]:
                 gr.HTML(_SLIDERS)
-        with gr.Column(scale=2, min_width=200):
+        with gr.Column(min_width=240):
             controls["prompt_weight"] = slider("prompt_weight")
     return [prompt, row, *frames.values()]
 
