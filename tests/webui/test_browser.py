@@ -51,9 +51,10 @@ def set_oms(ui: WebUIPage, values: tuple) -> None:
     ui.tick.set_checked(enabled)
     ui.choose("oms_module", module)
     ui.write("oms_prompt", prompt)
+    ui.set_number("oms_guidance_scale", 2)  # beside 1, a negative prompt takes no words
+    ui.write("oms_negative_prompt", negative_prompt)
     ui.set_number("oms_guidance_scale", guidance_scale)
     ui.set_number("oms_eta", eta)
-    ui.write("oms_negative_prompt", negative_prompt)
 
 
 def test_tick_type_generate_and_the_picture_is_dark(ui: WebUIPage) -> None:
