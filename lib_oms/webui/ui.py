@@ -8,8 +8,8 @@ from typing import Any
 import gradio as gr
 from modules import ui_components
 
-from lib_oms.settings import AUTOMATIC, BRUSH, COLOR, NONE, PICTURE, PROMPT, SETTINGS
-from lib_oms.webui import given_panel, library_panel, module_note, offer
+from lib_oms.settings import AUTOMATIC, BRUSH, COLOR, NONE, PICTURE, PROMPT, SETTINGS, STYLE
+from lib_oms.webui import given_panel, library_panel, module_note, offer, styles
 from lib_oms.webui.controls import BY_NAME, color_picker, dropdown, elem_id, radio, slider, textbox
 from lib_oms.webui.library_panel import Panel
 
@@ -20,7 +20,7 @@ _LEAD = (
 _SLIDERS = "<p class='oms-lead'>Nothing but the sliders <i>Brightness</i> and <i>Color</i> under Advanced.</p>"
 _BY_HAND = "(source) => [source, document.querySelector('#oms_source:is(:hover, :focus-within)') ? 'yes' : '']"
 """Of the events of a radio button none tells in gradio 4 whether a person pressed it."""
-_GIVEN = (COLOR, PICTURE, BRUSH, NONE)
+_GIVEN = (COLOR, PICTURE, BRUSH, STYLE, NONE)
 
 
 def build() -> list[Any]:
@@ -61,6 +61,9 @@ def _followed(controls: dict[str, Any]) -> list[Any]:
                 controls[PICTURE] = given_panel.picture()
             with frames[BRUSH]:
                 controls[BRUSH] = given_panel.brush()
+            with frames[STYLE]:
+                # One can be named that the page does not know yet: styles are looked up when a picture is made.
+                controls[STYLE] = dropdown(STYLE, styles.names(), allow_custom_value=True)
             with frames[NONE]:
                 gr.HTML(_SLIDERS)
         with gr.Column(min_width=240):

