@@ -119,8 +119,8 @@ def _offer(line: Listed, lends: Iterable[str]) -> Offer | None:
     if line.state != NEEDS_TEXT_ENCODER or kind in lends or kind not in ENCODER_NAMES.values():
         return None
     name = line.name if line.name in NAMES else f"text-encoder-{kind}"
-    size = TEXT_ENCODERS[kind].size
-    return Offer(name, f"Text encoder of {line.name}", f"{_for(line)} · {human_size(size)}", size, line.fits)
+    missing = TEXT_ENCODERS[kind].size
+    return Offer(name, f"Text encoder of {line.name}", f"{_for(line)} · {human_size(missing)}", missing, line.fits)
 
 
 def _of_file(line: Listed, now: Look) -> str:

@@ -137,12 +137,12 @@ def test_modules_in_an_added_folder_are_found_without_a_restart(webui: WebUI, tm
 
 
 def test_a_folder_that_is_not_there_is_said_in_the_list(webui: WebUI, tmp_path: Path) -> None:
-    from lib_oms.webui import library_panel
+    from lib_oms.webui.library_list import here, look
 
     (tmp_path / "there").mkdir()
-    assert "There is no folder" not in library_panel.table(), "such as models/OMS, which nobody named"
+    assert "There is no folder" not in here(look()), "such as models/OMS, which nobody named"
     set_folders(f"{tmp_path / 'there'}\n{tmp_path / 'lost & gone'}")
-    shown = library_panel.table()
+    shown = here(look())
     assert shown.count("There is no folder") == 1
     assert f"{tmp_path}/lost &amp; gone, which the settings page names." in shown
 
