@@ -69,6 +69,7 @@ class Setting:
     by_source: what it is where a request does not name it, for some values of `source`.
     slider: where the page's slider ends, if that is below the maximum: what lies beyond is of little use.
     choices: the values a text may have.
+    words: what the page calls each of the choices; nothing but the page knows them.
     pattern, allowed_text: what else a text has to match, empty or not, and that in words.
     longest: how many letters a text may have.
     acts_for: the values of `source` for which it does something; None is all of them.
@@ -86,6 +87,7 @@ class Setting:
     step: float | None = None
     slider: float = math.inf
     choices: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
     pattern: str = ""
     allowed_text: str = "a text"
     longest: int = 0
@@ -216,25 +218,25 @@ class OMSSettings:
         False,
         label="One More Step",
         infotext="OMS",
-        help="Start sampling from a latent whose brightness and color obey the prompt.",
+        help="Start sampling from a latent that has the brightness and the color that you ask for.",
     )
     module: str = _setting(
         AUTOMATIC,
         label="OMS model",
         infotext="OMS model",
-        help="The OMS model that takes the step. Automatic: the one made for the latents of the loaded checkpoint.",
+        help="Takes the step where a prompt is followed. Automatic: the one made for the loaded checkpoint.",
     )
     prompt: str = _setting(
         "",
-        label="OMS prompt",
+        label="Brightness and color as in",
         infotext="OMS prompt",
-        help="What brightness, color and layout should follow, such as 'black background'. Empty: the main prompt.",
+        help="The OMS prompt, such as 'black background, one candle'. Empty: the main prompt.",
     )
     guidance_scale: float = _setting(
         1.0,
-        label="OMS guidance scale",
+        label="Guidance",
         infotext="OMS guidance scale",
-        help="How strongly the OMS prompt acts. 1 is the plain step and the fastest; 1.5 to 2 exaggerate it.",
+        help="How hard the OMS prompt pulls. 1: plain, the fastest; 1.5 to 2 exaggerate it.",
         minimum=0.0,
         maximum=10.0,
         slider=3.0,
@@ -242,39 +244,40 @@ class OMSSettings:
     )
     eta: float = _setting(
         0.0,
-        label="OMS eta",
+        label="Variation",
         infotext="OMS eta",
-        help="0 (DDIM) keeps the composition of the seed; 1 (DDPM) adds the step's answer to fresh noise instead.",
+        help="0 keeps the composition of the seed; 1 puts what is asked into fresh noise instead.",
         minimum=0.0,
         maximum=1.0,
         step=0.05,
     )
     negative_prompt: str = _setting(
         "",
-        label="OMS negative prompt",
+        label="Away from",
         infotext="OMS negative prompt",
-        help="What guidance leads away from, at any OMS guidance scale but 1. Published OMS models know only empty.",
+        help="A negative prompt; idle at guidance 1, its usual value. Published OMS models know only an empty one.",
     )
     source: str = _setting(
         PROMPT,
-        label="OMS source",
+        label="Follow",
         infotext="OMS source",
-        help="What brightness and color follow: the OMS prompt, a color, a picture, a sketch, a style, or trims alone.",
+        help="Where brightness and color come from. Only a prompt needs an OMS model.",
         choices=(PROMPT, COLOR, PICTURE, BRUSH, NONE, STYLE),
+        words=("Prompt", "Color", "Picture", "Brush", "Only the sliders", "Style"),
     )
     color: str = _setting(
         "#808080",
         before="",
-        label="OMS color",
+        label="The picture's ground color",
         infotext="OMS color",
-        help="The color of the picture's ground, where the source is color. Needs no OMS model.",
+        help="The color on which the picture is painted, where the source is color.",
         pattern="#[0-9a-fA-F]{6}",
         allowed_text="a color such as #336699",
         acts_for=(COLOR,),
     )
     picture: str = _setting(
         "",
-        label="OMS picture",
+        label="Picture as text",
         infotext="OMS picture",
         help="The picture whose brightness, colors and rough layout to follow, where the source is picture: base64.",
         longest=LONGEST_PICTURE,
@@ -282,7 +285,7 @@ class OMSSettings:
     )
     brush: str = _setting(
         "",
-        label="OMS brush",
+        label="Brush as text",
         infotext="OMS brush",
         help="A sketch of where it is to be bright, dark or colored, where the source is brush: a picture in base64.",
         longest=LONGEST_PICTURE,
@@ -290,9 +293,9 @@ class OMSSettings:
     )
     prompt_weight: float = _setting(
         0.0,
-        label="OMS prompt weight",
+        label="Mixed with the prompt",
         infotext="OMS prompt weight",
-        help="How much of the OMS prompt is mixed in where the source is another: 0 nothing, 1 the prompt alone.",
+        help="0: not at all; 1: the prompt alone. Above 0 it needs an OMS model.",
         minimum=0.0,
         maximum=1.0,
         step=0.05,
@@ -300,18 +303,18 @@ class OMSSettings:
     )
     strength: float = _setting(
         1.0,
-        label="OMS strength",
+        label="How strongly",
         infotext="OMS strength",
-        help="How strongly the step acts: 0 not at all, 1 as asked, above 1 more than asked.",
+        help="0: off, 1: as asked, up to 2: more.",
         minimum=0.0,
         maximum=2.0,
         step=0.05,
     )
     detail: int = _setting(
         ALL_DETAIL,
-        label="OMS detail",
+        label="Layout",
         infotext="OMS detail",
-        help=f"How much of the layout to follow: 1 the mean color alone, {ALL_DETAIL} all that the source says.",
+        help=f"1: one mean color for the whole picture; {ALL_DETAIL}: its layout, too.",
         minimum=1,
         maximum=ALL_DETAIL,
         step=1,
@@ -319,9 +322,9 @@ class OMSSettings:
     quiet: int = _setting(
         1,
         before=0,
-        label="OMS quiet",
+        label="Exactness",
         infotext="OMS quiet",
-        help="How far the seed's own tint gives way: 0 not at all, 1 suits prompts, 6 exact colors, 16 the most.",
+        help="0 keeps the seed's own tint, 1 suits prompts, 6 gives exactly the color that is asked.",
         by_source={COLOR: 6, PICTURE: 6, BRUSH: 6, NONE: 0, STYLE: 6},
         minimum=0,
         maximum=16,
@@ -329,36 +332,36 @@ class OMSSettings:
     )
     guidance_rescale: float = _setting(
         0.0,
-        label="OMS guidance rescale",
+        label="Softer guidance",
         infotext="OMS guidance rescale",
-        help="Keeps a guidance scale other than 1 from overshooting: 0 not at all, 1 as far as possible.",
+        help="Keeps a guidance above 1 from overshooting: 0 not at all, 1 as far as possible.",
         minimum=0.0,
         maximum=1.0,
         step=0.05,
     )
     brightness: float = _setting(
         0.0,
-        label="OMS brightness",
+        label="Brightness",
         infotext="OMS brightness",
-        help="Makes the picture darker (below 0) or brighter; 1 is as far as from medium gray to white.",
+        help="Below 0 darker, above 0 brighter; 1 is as far as from medium gray to white.",
         minimum=-1.0,
         maximum=1.0,
         step=0.05,
     )
     saturation: float = _setting(
         0.0,
-        label="OMS saturation",
+        label="Color",
         infotext="OMS saturation",
-        help="Takes color from the picture (below 0) or gives it more; -1 leaves grays, 1 doubles the color.",
+        help="Below 0 less color, -1 leaves grays; above 0 more, 1 doubles it.",
         minimum=-1.0,
         maximum=1.0,
         step=0.05,
     )
     style: str = _setting(
         "",
-        label="OMS style",
+        label="Style to draw from",
         infotext="OMS style",
-        help="The style whose brightness and colors to draw from, where the source is style: a file in styles.",
+        help="Brightness and colors of a folder of pictures, drawn anew for each seed: a file in styles.",
         acts_for=(STYLE,),
     )
 

@@ -1,158 +1,160 @@
-"""The list of modules on the page, and the button that downloads what is missing."""
+"""OMS models on the page: what is here, a button for each that can be downloaded, and on top of the accordion the one
+that is missing.
+"""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from lib_oms.embedded import LATENTS as EMBEDDED
-from lib_oms.errors import OMSError
 from lib_oms.files import LATENTS_NAMES
-from lib_oms.library import UNKNOWN
-from lib_oms.library.listing import BROKEN, NOT_DOWNLOADED, READY, Listed, human_size, listing
-from lib_oms.settings import AUTOMATIC
-from lib_oms.webui import downloading, host, module_note, offer, sources
-
-_HEAD = ("Name", "For", "Text encoder", "Size", "State")
-_TEXT = "padding: 2px 6px; text-align: left; font-size: 0.85em; overflow-wrap: anywhere"
-_CELL = f"{_TEXT}; border: 1px solid var(--border-color-primary, #9ca3af)"
-_WORD = f"{_CELL}; white-space: nowrap"
-_GROUP = f"{_CELL}; padding-top: 0.6em; font-weight: 600"
-_WIDE = 24  # letters from which on a word may be broken, so that it does not push the others out of the page
-_LONG, _SHORT = 240, 120  # letters of an explanation from which on it is folded, and those that then show
-_BAR = "height: 0.6em; border-radius: 0.3em; background: var(--border-color-primary, #9ca3af); overflow: hidden"
-_DONE = "height: 100%; background: var(--primary-500, #2563eb)"
+from lib_oms.library.download import NAMES
+from lib_oms.webui import downloading
+from lib_oms.webui.controls import unsaved
+from lib_oms.webui.library_list import Look, Offer, error, here, look, terms
 
 
 @dataclass(frozen=True)
 class Panel:
-    """What of it others change: the frame that folds, the table, and the events at whose end a download has ended."""
+    """What of it others change: the frame that folds, the components that `now` gives values for, and the events at
+    whose end a download has ended.
+    """
 
     frame: gr.Accordion
-    table: gr.HTML
+    shown: tuple[Any, ...]
     downloads: tuple[Any, ...]
 
 
-def build() -> Panel:
-    """Adds list and button to the open accordion, themselves folded away. The list is made anew whenever the page is
-    loaded.
-    """
-    with gr.Accordion("OMS models", open=False, elem_id="oms_library") as frame:
-        shown = gr.HTML(table, elem_id="oms_library_table")
-        names = downloading.choices()
-        name = gr.Dropdown(
-            names,
-            value=names[0],
-            label="Published OMS model",
-            info="Automatic: the one for the loaded checkpoint. Its text encoder comes along where there is none.",
-            elem_id="oms_download_name",
-        )
-        with gr.Row():
-            start = gr.Button("Download", elem_id="oms_download")
-            cancel = gr.Button("Cancel download", elem_id="oms_download_cancel")
-        status = gr.HTML("", elem_id="oms_download_status")
-        # Filled as the page is loaded: a download goes on without its page, and a new page must show it.
-        running = gr.Textbox(lambda: downloading.JOB.running_name, visible=False, elem_id="oms_download_running")
-    cancel.click(fn=downloading.JOB.cancel, inputs=[], outputs=[], queue=False, show_progress=False)
-    return Panel(
-        frame,
-        shown,
-        (
-            start.click(fn=_download, inputs=[name], outputs=[status], show_progress=False),
-            running.change(fn=_watch, inputs=[], outputs=[status], show_progress=False),
-        ),
-    )
+@dataclass(frozen=True)
+class _Row:
+    """A line with its button. `name` holds what the button downloads."""
+
+    frame: Any
+    text: gr.HTML
+    name: gr.Textbox
+    button: gr.Button
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        return self.frame, self.text, self.name, self.button
 
 
-def table() -> str:
-    """The list as HTML; names come from files and are escaped."""
-    try:
-        latents, automatic = host.latents_now(), offer.automatic()
-        lines = [line for line in listing(sources.places(), latents) if line.fits or line.latents != EMBEDDED]
-    except (OMSError, OSError) as error:
-        return _error(str(error))
-    body, group = "", ""
-    for line in lines:
-        title = _group(line, latents)
-        if title != group:
-            body += f"<tr><th colspan='{len(_HEAD)}' style='{_GROUP}'>{html.escape(title)}</th></tr>"
-            group = title
-        body += _rows(line, chosen=automatic is not None and line.state != BROKEN and line.name == automatic.name)
-    made = f"<table style='width: 100%'><thead>{_row(_HEAD, 'th')}</thead><tbody>{body}</tbody></table>"
-    return _missing_folders() + made + _terms(lines)
+@dataclass(frozen=True)
+class _Progress:
+    """How a download stands, and the button that ends it, there only while it runs."""
+
+    status: gr.HTML
+    cancel: gr.Button
 
 
-def _missing_folders() -> str:
-    """A line for every folder that a person named and that is not there."""
-    missing = ((folder, where) for folder, where in host.named_folders() if not folder.is_dir())
-    return "".join(_error(f"There is no folder {folder}, which {where} names.") for folder, where in missing)
+@dataclass(frozen=True)
+class Banner:
+    """What stands on top while prompts lack something."""
+
+    row: _Row
+    progress: _Progress
 
 
-def _error(text: str) -> str:
-    """A line in red; hosts have the class, and no color for it outside of their own log."""
-    return f"<div class='error' style='{module_note.RED}; overflow-wrap: anywhere'>{html.escape(text)}</div>"
+def banner() -> Banner:
+    """Adds the line on top; it shows nothing until `now` says so."""
+    with gr.Column(visible=False, elem_id="oms_banner") as frame:
+        row = _row("oms_banner", frame)
+        progress = _progress("oms_banner")
+    return Banner(row, progress)
 
 
-def _group(line: Listed, latents: str | None) -> str:
-    """The heading under which a module stands; none where no checkpoint is known that could tell them apart."""
-    if line.state == BROKEN:
-        return "Cannot be used"
-    if latents is None:
+def build(frame: gr.Accordion, top: Banner) -> Panel:
+    """Adds list and buttons to `frame`, which is open."""
+    shown = gr.HTML(lambda: here(look()), elem_id="oms_library_table")
+    rows = []
+    for number in range(len(NAMES)):
+        with gr.Row(visible=False, elem_id=f"oms_offer_{number}", elem_classes=["oms-offer"]) as line:
+            rows.append(_row(f"oms_offer_{number}", line))
+    progress = _progress("oms_download")
+    gr.HTML(terms, elem_id="oms_library_terms")
+    # Filled as the page is loaded: a download goes on without its page, and a new page must show it.
+    running = gr.Textbox(lambda: downloading.JOB.running_name, visible=False, elem_id="oms_download_running")
+    outputs = [part for one in (top.progress, progress) for part in (one.status, one.cancel)]
+    for one in (top.progress, progress):
+        one.cancel.click(fn=downloading.JOB.cancel, inputs=[], outputs=[], queue=False, show_progress=False)
+    downloads = [
+        row.button.click(fn=_download, inputs=[row.name], outputs=outputs, show_progress=False)
+        for row in (top.row, *rows)
+    ]
+    downloads.append(running.change(fn=_watch, inputs=[], outputs=outputs, show_progress=False))
+    parts = [part for row in (top.row, *rows) for part in row.parts]
+    return Panel(frame, (frame, shown, *parts), tuple(downloads))
+
+
+def now() -> list[Any]:
+    """Values for the components of `Panel.shown`."""
+    seen = look()
+    offers = seen.offers
+    label = gr.update(label=f"OMS models: {_in_short(seen)}")
+    rows = [_filled(one) for one in offers] + [_filled(None)] * (len(NAMES) - len(offers))
+    return [label, here(seen), *_filled(seen.missing, _lack(seen)), *(part for row in rows for part in row)]
+
+
+def _in_short(seen: Look) -> str:
+    if seen.automatic:
+        return f"Automatic is {seen.automatic}"
+    return "none for this checkpoint" if seen.latents in LATENTS_NAMES else "what is here, and what can be downloaded"
+
+
+def _lack(seen: Look) -> str:
+    """What is missing, in words that a person reads first, as HTML."""
+    if seen.missing is None:
         return ""
-    return f"\u2714 For {module_note.checkpoint_in_words()}" if line.fits else "For other checkpoints"
+    what = "an OMS model" if seen.missing.title == seen.missing.name else f"the {seen.missing.title.lower()}"
+    lacking = f"Prompts need {what} for this {LATENTS_NAMES[seen.latents or '']} checkpoint."
+    return f"<b>{html.escape(lacking)}</b><br>Color, Picture and Brush work without."
 
 
-def _rows(line: Listed, *, chosen: bool) -> str:
-    state = f"{line.state}, taken by {AUTOMATIC}" if chosen else line.state
-    size = f"{human_size(line.size)} with text encoder" if line.text_encoder_size else human_size(line.size)
-    told = ("", "") if line.state == BROKEN else (_latents(line.latents), line.text_encoder)
-    row = _row((line.name, *told, size, state), "td")
-    if line.state in (READY, NOT_DOWNLOADED):
-        return row
-    why = html.escape(line.why)
-    if len(line.why) > _LONG:
-        why = f"<details><summary>{html.escape(line.why[:_SHORT].rpartition(' ')[0])} ...</summary>{why}</details>"
-    return f"{row}<tr><td colspan='{len(_HEAD)}' style='{_CELL}; padding-left: 2em'>{why}</td></tr>"
+def _row(elem_id: str, frame: Any) -> _Row:
+    with gr.Row(elem_classes=["oms-row"]):
+        with gr.Column(scale=4, min_width=160):
+            text = gr.HTML("", elem_id=f"{elem_id}_text")
+        button = unsaved(gr.Button("Download", scale=0, min_width=150, elem_id=f"{elem_id}_download"))
+    return _Row(frame, text, gr.Textbox(visible=False, elem_id=f"{elem_id}_name"), button)
 
 
-def _latents(latents: str) -> str:
-    return LATENTS_NAMES.get(latents, "not said" if latents == UNKNOWN else latents)
+def _progress(elem_id: str) -> _Progress:
+    status = gr.HTML("", elem_id=f"{elem_id}_status")
+    return _Progress(status, unsaved(gr.Button("Cancel", visible=False, elem_id=f"{elem_id}_cancel")))
 
 
-def _terms(lines: Iterable[Listed]) -> str:
-    """Where a download comes from and what it is under."""
-    licenses = " and ".join(sorted({line.license for line in lines if line.license}))
-    told = f"Downloads come from Hugging Face; the OMS models are under the license {licenses}." if licenses else ""
-    return f"<p style='{_TEXT}'>{html.escape(told)}</p>" if told else ""
+def _filled(one: Offer | None, text: str = "") -> list[Any]:
+    """Values for the parts of a row; it is not there where it offers nothing."""
+    if one is None:
+        return [gr.update(visible=False), "", "", gr.update()]
+    look_of_button = gr.update(value=one.button, variant="primary" if one.fits else "secondary")
+    return [gr.update(visible=True), text or one.html, one.name, look_of_button]
 
 
-def _row(cells: Iterable[str], tag: str) -> str:
-    return f"<tr>{''.join(_cell(cell, tag) for cell in cells)}</tr>"
-
-
-def _cell(text: str, tag: str) -> str:
-    style = _WORD if len(text) < _WIDE and " " not in text else _CELL
-    return f"<{tag} style='{style}'>{html.escape(text)}</{tag}>"
-
-
-def _download(name: Any) -> Iterator[str]:
+def _download(name: Any) -> Iterator[list[Any]]:
     downloading.JOB.start(str(name))
     yield from _watch()
 
 
-def _watch() -> Iterator[str]:
+def _watch() -> Iterator[list[Any]]:
     job = downloading.JOB
     for told in job.watch():
-        yield _status(told, job)
-    yield _status(job.told, job)
+        yield _both(told, job)
+    yield _both(job.told, job)
+
+
+def _both(told: str, job: downloading.Job) -> list[Any]:
+    """For the top and the list alike: how it stands, and whether there is something to cancel."""
+    return [_status(told, job), gr.update(visible=job.running)] * 2
 
 
 def _status(told: str, job: downloading.Job) -> str:
-    line = _error(told) if job.failed else f"<div class='comments'>{html.escape(told)}</div>"
-    done = f"<div style='{_DONE}; width: {job.percent:.1f}%'></div>"
-    bar = f"<div role='progressbar' style='{_BAR}'>{done}</div>" if job.running else ""
-    return line + bar
+    line = error(told) if job.failed else f"<div class='oms-told' role='status'>{html.escape(told)}</div>"
+    if not job.running:
+        return line if told else ""
+    done = f"<div style='width: {job.percent:.1f}%'></div>"
+    return f"{line}<div class='oms-bar' role='progressbar' aria-valuenow='{job.percent:.0f}'>{done}</div>"

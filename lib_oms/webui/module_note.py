@@ -15,18 +15,23 @@ from lib_oms.webui import host, offer, sources
 # As light or dark as the theme's text; browsers that cannot mix colors take the first.
 RED = "color: #dc2626; color: color-mix(in srgb, red 65%, var(--body-text-color)); font-weight: 600"
 _STYLE = "padding: 2px 4px; font-size: 0.9em; overflow-wrap: anywhere"
-_GET_ONE = "Press Download under OMS models below"
+_GET_ONE = "Press Download"
 
 
 def as_html(module: Any) -> str:
     """What to say of the module that the dropdown shows. Names come from files and from infotexts, and are escaped."""
-    try:
-        fine, text = _of_automatic() if module == AUTOMATIC else _of_named(str(module))
-    except (OMSError, OSError) as error:
-        fine, text = False, str(error)
+    fine, text = told(module)
     look = "color: var(--body-text-color-subdued)" if fine else RED
     kind = "" if fine else " class='error'"
     return f"<div{kind} style='{_STYLE}; {look}'>{html.escape(text)}</div>"
+
+
+def told(module: Any) -> tuple[bool, str]:
+    """Whether all is well with the module that the dropdown shows, and what to say of it."""
+    try:
+        return _of_automatic() if module == AUTOMATIC else _of_named(str(module))
+    except (OMSError, OSError) as error:
+        return False, str(error)
 
 
 def checkpoint_in_words() -> str:

@@ -98,21 +98,24 @@ def _telling(call: Callable[..., None]) -> Callable[..., None]:
     return telling
 
 
+def _name(setting: Setting) -> str:
+    """What the axis is called among all others of the host: as infotext calls the setting."""
+    return setting.label if setting.name == "enabled" else setting.infotext
+
+
 def _axis(option: Callable[..., Any], setting: Setting) -> Any:
-    confirm = _confirm(setting)
+    name, confirm = _name(setting), _confirm(setting)
     if setting.name == "module":
-        return option(setting.label, str, _apply(setting), confirm=confirm, cost=0.5, choices=offer.choices)
+        return option(name, str, _apply(setting), confirm=confirm, cost=0.5, choices=offer.choices)
     if setting.name == "prompt":
-        return option(setting.label, str, _apply_prompt, confirm=confirm)
+        return option(name, str, _apply_prompt, confirm=confirm)
     if setting.name == "style":
-        return option(setting.label, str, _apply(setting), confirm=confirm, choices=styles.names)
+        return option(name, str, _apply(setting), confirm=confirm, choices=styles.names)
     if setting.choices:
-        return option(setting.label, str, _apply(setting), confirm=confirm, choices=lambda: list(setting.choices))
+        return option(name, str, _apply(setting), confirm=confirm, choices=lambda: list(setting.choices))
     if setting.type is bool:
-        return option(
-            setting.label, _switch(setting), _apply(setting), confirm=confirm, choices=lambda: ["True", "False"]
-        )
-    return option(setting.label, setting.type, _apply(setting), confirm=confirm)
+        return option(name, _switch(setting), _apply(setting), confirm=confirm, choices=lambda: ["True", "False"])
+    return option(name, setting.type, _apply(setting), confirm=confirm)
 
 
 def _switch(setting: Setting) -> Callable[[str], bool]:
@@ -129,7 +132,7 @@ def _switch(setting: Setting) -> Callable[[str], bool]:
 
 def _confirm(setting: Setting) -> Callable[[Any, Sequence[Any]], None]:
     def confirm(p: Any, values: Sequence[Any]) -> None:
-        _some(setting.label, values)
+        _some(_name(setting), values)
         for value in values:
             setting.check(_rounded(value))
             if setting.name == "module":

@@ -242,9 +242,26 @@ class WebUIPage:
 
     def open_accordion(self) -> None:
         """Opens the accordion where it is closed, which ticks it, too, unless the tick box was used before."""
-        if not self.find("oms_prompt").is_visible():
+        if not self.find("oms_source").is_visible():
             self.find("oms_enabled", ".label-wrap").click()
-        self.find("oms_prompt").wait_for()
+        self.find("oms_source").wait_for()
+
+    def unfold(self, *folds: str) -> None:
+        """Opens what is folded away in the open accordion: "advanced", "library"; all of it where nothing is named."""
+        inside = {"advanced": "oms_eta", "library": "oms_module"}
+        self.open_accordion()
+        for fold in folds or inside:
+            if not self.find(inside[fold]).is_visible():
+                self.find(f"oms_{fold}", ".label-wrap").click()
+            self.find(inside[fold]).wait_for()
+
+    def download_button(self, name: str) -> Locator:
+        """The button beside what can be downloaded."""
+        return self.page.locator(".oms-offer", has_text=name).locator("button")
+
+    def follow(self, source: str) -> None:
+        """Chooses what brightness and color follow, by its value."""
+        self.page.locator(f"#oms_source input[value={source}]").check()
 
     @property
     def oms_fields(self) -> tuple[bool, str, str, float, float, str]:

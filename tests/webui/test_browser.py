@@ -1,12 +1,14 @@
 """The page in real headless Chromium: tick, type, Generate, see the darker picture, paste its infotext back."""
 
+import base64
+import io
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from browser_helpers import MODEL, DemoProcess, WebUIPage, brightness, contrast
+from browser_helpers import MODEL, DemoProcess, WebUIPage, brightness, contrast, host_style
 from PIL import Image, ImageChops
 
 pytest.importorskip("gradio")
@@ -45,13 +47,14 @@ def fill_in(ui: WebUIPage, steps: int, seed: int = 1) -> None:
 
 def set_oms(ui: WebUIPage, values: tuple) -> None:
     enabled, module, prompt, guidance_scale, eta, negative_prompt = values
-    ui.open_accordion()
+    ui.unfold()
     ui.tick.set_checked(enabled)
     ui.choose("oms_module", module)
     ui.write("oms_prompt", prompt)
+    ui.set_number("oms_guidance_scale", 2)  # beside 1, a negative prompt takes no words
+    ui.write("oms_negative_prompt", negative_prompt)
     ui.set_number("oms_guidance_scale", guidance_scale)
     ui.set_number("oms_eta", eta)
-    ui.write("oms_negative_prompt", negative_prompt)
 
 
 def test_tick_type_generate_and_the_picture_is_dark(ui: WebUIPage) -> None:
@@ -77,7 +80,7 @@ def test_a_color_is_followed_without_words(ui: WebUIPage) -> None:
     ui.tick.check()
     ui.open_accordion()
     assert not ui.find("oms_color").is_visible()
-    ui.page.locator("#oms_source input[value=color]").check()
+    ui.follow("color")
     ui.find("oms_color").wait_for(state="visible")  # the one that the page begins with is medium gray
     ui.generate()
     assert "OMS source: color" in ui.infotext
@@ -92,7 +95,7 @@ def test_an_uploaded_picture_is_followed_and_comes_back(ui: WebUIPage, tmp_path:
     fill_in(ui, steps=20, seed=11)
     ui.tick.check()
     ui.open_accordion()
-    ui.page.locator("#oms_source input[value=picture]").check()
+    ui.follow("picture")
     ui.find("oms_picture_image").wait_for(state="visible")
     ui.page.locator("#oms_picture_image input[type=file]").set_input_files(str(tmp_path / "night.png"))
     ui.page.wait_for_function("document.querySelector('#oms_picture textarea, #oms_picture input').value.length > 50")
@@ -101,11 +104,134 @@ def test_an_uploaded_picture_is_followed_and_comes_back(ui: WebUIPage, tmp_path:
     assert brightness(ui.picture) < 0.25
     picture, infotext = ui.picture, ui.infotext
 
-    ui.page.locator("#oms_source input[value=prompt]").check()
+    ui.follow("prompt")
     ui.paste(infotext)
     assert ui.page.locator("#oms_source input[value=picture]").is_checked()
     ui.generate()
     assert ui.picture.tobytes() == picture.tobytes()
+
+
+def test_a_drawing_is_followed_and_comes_back(ui: WebUIPage) -> None:
+    fill_in(ui, steps=20, seed=11)
+    ui.tick.check()
+    ui.open_accordion()
+    ui.follow("brush")
+    canvas = ui.page.locator("#oms_brush_canvas canvas").first
+    canvas.wait_for()
+    ui.page.wait_for_timeout(1000)  # gradio 3 gives it its size when it comes into sight
+    box = canvas.bounding_box()
+    assert box is not None
+    for part in range(10):  # black, the brush's first color, over the left half
+        x = box["x"] + box["width"] * (0.02 + part * 0.05)
+        ui.page.mouse.move(x, box["y"] + 3)
+        ui.page.mouse.down()
+        ui.page.mouse.move(x, box["y"] + box["height"] - 3, steps=6)
+        ui.page.mouse.up()
+    ui.find("oms_brush_shown", "img").wait_for()  # what will be followed
+    asked = brightness(wait_for_sketch(ui, "left"))
+    ui.generate()
+    assert "OMS source: brush" in ui.infotext
+    picture, infotext = ui.picture, ui.infotext
+    assert abs(brightness(picture) - asked) < 0.15  # the embedded model knows flat grounds alone, so not where
+
+    ui.find("oms_brush_dark_right").click()  # one that needs no hand
+    asked = brightness(wait_for_sketch(ui, "right"))
+    ui.generate()
+    assert abs(brightness(ui.picture) - asked) < 0.15
+
+    ui.follow("prompt")
+    ui.paste(infotext)
+    assert ui.page.locator("#oms_source input[value=brush]").is_checked()
+    ui.generate()
+    assert ui.picture.tobytes() == picture.tobytes()
+
+
+def wait_for_sketch(ui: WebUIPage, dark: str) -> Image.Image:
+    """What will be followed, as soon as its left or its right side is the dark one and has been for a while."""
+    last = ""
+    for _ in range(100):
+        ui.page.wait_for_timeout(1000)
+        text = ui.text("oms_brush").input_value()
+        if text and text == last:
+            sketch = Image.open(io.BytesIO(base64.b64decode(text))).convert("L")
+            left, right = (sketch.getpixel((x, sketch.height // 2)) for x in (1, sketch.width - 2))
+            if (dark == "left") == (left < right):
+                return sketch
+        last = text
+    raise AssertionError(f"the sketch is {last!r}")
+
+
+def test_a_pasted_exactness_stays_and_a_chosen_source_brings_its_own(ui: WebUIPage) -> None:
+    ui.open_accordion()
+    ui.follow("color")
+    ui.page.wait_for_function("document.querySelector('#oms_quiet input[type=number]').value === '6'")
+    for written, expected in (("OMS source: color, OMS color: #336699, OMS quiet: 2", "2"), ("OMS source: brush", "0")):
+        ui.follow("none")
+        ui.paste(f"{PROMPT}\nSteps: 1, Sampler: Euler, Seed: 1, OMS: True, {written}")
+        ui.page.wait_for_timeout(1500)  # what follows a change of the source comes later
+        assert ui.number("oms_quiet").input_value() == expected
+
+
+def test_away_from_acts_only_beside_guidance(ui: WebUIPage) -> None:
+    ui.unfold("advanced")
+    assert ui.text("oms_negative_prompt").is_disabled()
+    ui.set_number("oms_guidance_scale", 1.5)
+    ui.page.wait_for_function("!document.querySelector('#oms_negative_prompt textarea').disabled")
+    ui.write("oms_negative_prompt", "fog")
+    ui.set_number("oms_guidance_scale", 1)
+    ui.page.wait_for_function("document.querySelector('#oms_negative_prompt textarea').disabled")
+    assert ui.text("oms_negative_prompt").input_value() == "fog"
+
+
+def test_a_screen_reader_finds_a_name_for_every_control(ui: WebUIPage) -> None:
+    """What is in sight, with everything unfolded, for every source."""
+    ui.unfold()
+    for source in ("prompt", "color", "picture", "brush", "style", "none"):
+        ui.follow(source)
+        ui.page.wait_for_timeout(500)
+        assert ui.page.evaluate(NAMELESS) == [], source
+    tree = ui.find("oms_enabled").aria_snapshot()
+    for words in ('radio "Only the sliders"', "How strongly", "Exactness", "Layout", "Away from", "OMS model"):
+        assert words in tree, words
+
+
+NAMELESS = """() => {
+    const named = (e) => e.getAttribute("aria-label") || e.title || e.alt || e.placeholder || e.innerText?.trim()
+        || (e.id && document.querySelector(`label[for="${CSS.escape(e.id)}"]`)?.innerText.trim())
+        || e.closest("label")?.innerText.trim();
+    const others = "[type=file], .input-accordion-checkbox, [data-testid=number-input]:not([aria-label])";
+    const seen = (e) => e.offsetParent !== null && !e.matches(others);
+    return [...document.querySelectorAll("#oms_enabled :is(input, textarea, select, button)")]
+        .filter((e) => seen(e) && !named(e)).map((e) => e.outerHTML.slice(0, 200));
+}"""
+"""The controls in sight that have neither a label nor another name. The tick in the header is the host's, and gradio 3
+gives no name to the number beside a slider, which has one."""
+
+
+def test_the_keyboard_is_enough(ui: WebUIPage) -> None:
+    fill_in(ui, steps=1)
+    ui.open_accordion()
+    ui.page.locator("#oms_source input[value=prompt]").focus()
+    color = ui.page.locator("#oms_source input[value=color]")
+    ui.page.keyboard.press("ArrowRight")
+    if not color.is_checked():  # gradio 4's radio buttons are no group: tab and space
+        ui.page.keyboard.press("Tab")
+        ui.page.keyboard.press("Space")
+    assert color.is_checked()
+    ui.find("oms_color").wait_for()
+    ui.follow("prompt")
+    ui.find("oms_prompt").wait_for()
+    while ui.page.evaluate("document.activeElement.closest('#oms_source') !== null"):
+        ui.page.keyboard.press("Tab")
+    ui.page.keyboard.type("night")
+    assert ui.text("oms_prompt").input_value() == "night"
+    reached = set()
+    for _ in range(6):
+        ui.page.keyboard.press("Tab")
+        reached.add(ui.page.evaluate("document.activeElement.closest('[id^=oms_]')?.id"))
+    assert "oms_strength" in reached
+    if host_style() == "forge":  # nobody reaches the header of any accordion so in gradio 3
+        assert {"oms_advanced", "oms_library"} <= reached
 
 
 def test_the_infotext_below_the_picture_brings_everything_back(ui: WebUIPage) -> None:
@@ -155,7 +281,7 @@ def test_the_infotext_of_a_plain_picture_unticks(ui: WebUIPage) -> None:
 def test_a_module_that_is_gone_is_an_error_on_the_page(ui: WebUIPage, demo: DemoProcess) -> None:
     fill_in(ui, steps=1)
     ui.tick.check()
-    ui.open_accordion()
+    ui.unfold("library")
     ui.find("oms_module_refresh").click()  # the module was added after the page was made
     ui.choose("oms_module", "vanishing")
     shutil.rmtree(demo.modules / "vanishing")
@@ -175,7 +301,8 @@ def test_a_pasted_infotext_that_names_an_unknown_module_is_an_error_on_the_page(
     ui.paste(f"{PROMPT}\nSteps: 1, Sampler: Euler, Seed: 1, OMS: True, OMS model: lost [0123456789]")
     assert ui.tick.is_checked()
     ui.press_generate()
-    ui.page.get_by_text("lost [0123456789]").first.wait_for()
+    ui.find("html_log_txt2img").get_by_text("lost [0123456789]").wait_for()
+    assert ui.find("oms_module_note", ".error").is_visible()  # unfolded for that
     assert ui.page.locator("#txt2img_gallery img").count() == 0
 
 
@@ -197,6 +324,7 @@ def test_both_themes_are_readable(ui: WebUIPage, request: pytest.FixtureRequest)
     ui.generate()
     for selector in (
         "#oms_enabled .label-wrap span",
+        "#oms_source label.selected span",
         "#oms_prompt textarea",
         "#oms_module input",
         "#oms_eta input[type=number]",

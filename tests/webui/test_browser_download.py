@@ -45,37 +45,35 @@ def ui(demo: DemoProcess, context: "BrowserContext") -> "Iterator[WebUIPage]":
 
 def _page(context: "BrowserContext", url: str) -> WebUIPage:
     ui = WebUIPage(context, url)
-    ui.open_accordion()
-    ui.find("oms_library", ".label-wrap").click()
-    ui.find("oms_download").wait_for()
+    ui.unfold("library")
+    ui.download_button(NAME).wait_for()
     return ui
 
 
 def press_download(ui: WebUIPage, before: str) -> None:
     """Presses until the text `before` is gone: gradio takes no press before it has shown the last one's end."""
     while before in ui.find("oms_download_status").inner_text():
-        ui.find("oms_download").click()
+        ui.download_button(NAME).click()
         ui.page.wait_for_timeout(500)
 
 
 def test_download_fails_is_cancelled_and_succeeds(ui: WebUIPage, hub: Hub, demo: DemoProcess) -> None:
     table, status = ui.find("oms_library_table"), ui.find("oms_download_status")
-    assert "not downloaded" in table.inner_text()
+    assert NAME not in table.inner_text()
+    assert not ui.find("oms_download_cancel").is_visible()  # there is nothing to cancel
 
-    ui.choose("oms_download_name", "oms_l_mixclip_xl")
-    ui.find("oms_download").click()
-    ui.page.get_by_text("the server wants to know who asks (401)").first.wait_for()
+    ui.download_button("oms_l_mixclip_xl").click()
+    ui.find("oms_download_status").get_by_text("the server wants to know who asks (401)").wait_for()
     assert ui.find("oms_download_status", ".error").is_visible()
 
     hub.slow = 0.5
     hub.repositories[ENCODERS[0]][ENCODER_WEIGHTS] += b"\0" * 30_000_000
-    ui.choose("oms_download_name", NAME)
     press_download(ui, before="(401)")
     ui.find("oms_download_status", "[role=progressbar]").wait_for()
     assert NAME in status.inner_text()
     ui.find("oms_download_cancel").click()
     hub.slow = 0
-    ui.page.get_by_text("start it again to continue").first.wait_for()
+    ui.find("oms_download_status").get_by_text("start it again to continue").wait_for()
     assert not (demo.modules / NAME).exists()
     hub.repositories[ENCODERS[0]][ENCODER_WEIGHTS] = hub.repositories[ENCODERS[0]][ENCODER_WEIGHTS][:-30_000_000]
 
@@ -86,20 +84,20 @@ def test_download_fails_is_cancelled_and_succeeds(ui: WebUIPage, hub: Hub, demo:
     bar.wait_for()
     ui.page.reload()
     bar.wait_for(state="attached")  # a download goes on when its page is loaded again, and is seen there
-    ui.open_accordion()
-    ui.find("oms_library", ".label-wrap").click()
+    ui.unfold("library")
     ui.find("oms_download_cancel").click()
-    ui.page.get_by_text("start it again to continue").first.wait_for()
+    ui.find("oms_download_status").get_by_text("start it again to continue").wait_for()
     hub.slow = 0
     hub.repositories[ENCODERS[0]][ENCODER_WEIGHTS] = hub.repositories[ENCODERS[0]][ENCODER_WEIGHTS][:-30_000_000]
 
-    ui.choose("oms_download_name", NAME)
     press_download(ui, before="start it again")
-    ui.page.get_by_text(f"{NAME} is there.").first.wait_for()
-    ui.page.wait_for_function(f"/{NAME}[^\\n]*ready/.test(document.querySelector('#oms_library_table').innerText)")
-    row = next(line for line in table.inner_text().splitlines() if line.startswith(NAME))
-    assert "SD1/SD2" in row
+    ui.find("oms_download_status").get_by_text(f"{NAME} is there.").wait_for()
+    ui.page.wait_for_function(f"document.querySelector('#oms_library_table').innerText.includes('{NAME}')")
+    (row,) = table.locator(".oms-line", has_text=NAME).all_inner_texts()
+    assert "for SD1/SD2" in row
     assert "ready" in row
+    assert not ui.download_button(NAME).is_visible()
+    assert not ui.find("oms_download_cancel").is_visible()
     assert MODULE.split("/")[1] == NAME
     ui.choose("oms_module", NAME)
     assert ui.chosen("oms_module") == NAME

@@ -49,6 +49,7 @@ def color(ui: WebUIPage, selector: str) -> tuple[int, ...]:
 
 def test_a_module_that_does_not_fit(ui: WebUIPage, demo: DemoProcess) -> None:
     ui.set_number("txt2img_steps", 2)
+    ui.unfold("library")
     ui.find("oms_module_refresh").click()
     ui.choose("oms_module", "wide")
     before = demo.log
@@ -67,10 +68,8 @@ def test_a_module_that_does_not_fit(ui: WebUIPage, demo: DemoProcess) -> None:
 
 
 def test_no_network(ui: WebUIPage, demo: DemoProcess) -> None:
-    if not ui.find("oms_download").is_visible():
-        ui.find("oms_library", ".label-wrap").click()
-    ui.choose("oms_download_name", NAME)
-    ui.find("oms_download").click()
+    ui.unfold("library")
+    ui.download_button(NAME).click()
     error = ui.find("oms_download_status", ".error")
     error.wait_for()
     told = error.inner_text()

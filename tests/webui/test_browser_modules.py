@@ -50,7 +50,7 @@ def _no_modules_and_sd(demo: DemoProcess) -> None:
 @pytest.fixture
 def ui(demo: DemoProcess, context: "BrowserContext") -> Iterator[WebUIPage]:
     ui = WebUIPage(context, demo.url)
-    ui.open_accordion()
+    ui.unfold("library")
     yield ui
     ui.page.close()
     assert ui.troubles == []
@@ -72,7 +72,7 @@ def add(demo: DemoProcess, model: Path, name: str, latents: str, factor: float =
 
 def reload(ui: WebUIPage) -> None:
     ui.page.reload()
-    ui.open_accordion()
+    ui.unfold("library")
 
 
 def wait_for_note(ui: WebUIPage, words: str) -> str:
@@ -108,23 +108,28 @@ def generate(ui: WebUIPage) -> str:
 
 
 def test_the_page_is_made_anew_whenever_it_is_loaded(ui: WebUIPage, demo: DemoProcess, model: Path) -> None:
-    """No module at first: the list stays unfolded until there is one, and no longer."""
+    """No OMS model at first: a line on top says so as long as that is true."""
+    banner = ui.find("oms_banner")
     wait_for_note(ui, "there is no OMS model yet for the checkpoint embedded (SD1/SD2). Press Download")
-    ui.find("oms_download").wait_for()
+    banner.wait_for()
+    assert "Prompts need an OMS model for this SD1/SD2 checkpoint." in banner.inner_text()
+    assert "Download 989 MB" in banner.inner_text()
     assert offered(ui) == ["Automatic"]
+    assert ui.find("oms_library", ".label-wrap").inner_text().startswith("OMS models: none for this checkpoint")
 
     add(demo, model, "dark", "sd")
     add(demo, model, "a-wide-one", "sdxl")
     reload(ui)
     wait_for_note(ui, "Automatic is now dark, for the checkpoint embedded (SD1/SD2).")
     wait_for_offer(ui, ["Automatic", "dark", "a-wide-one"])  # what fits stands first
-    assert not ui.find("oms_download").is_visible()
+    banner.wait_for(state="hidden")
+    assert ui.find("oms_library", ".label-wrap").inner_text().startswith("OMS models: Automatic is dark")
     assert ui.chosen("oms_module") == "Automatic"
 
     shutil.rmtree(demo.modules / "dark")
     reload(ui)
     wait_for_note(ui, "there is no OMS model yet for the checkpoint embedded (SD1/SD2)")
-    ui.find("oms_download").wait_for()  # what is there is for other checkpoints
+    banner.wait_for()  # what is there is for other checkpoints
 
 
 def test_the_line_below_the_dropdown_follows_it_and_the_checkpoint(
@@ -212,19 +217,20 @@ def test_the_list_shows_what_fits_first_and_neither_the_demo_nor_a_mirror(
     (demo.modules / "broken").mkdir()
     (demo.modules / "broken" / "x.safetensors").write_bytes(b"\0" * 20)
     reload(ui)
-    ui.find("oms_library", ".label-wrap").click()
     ui.page.wait_for_function("document.querySelector('#oms_library_table').innerText.includes('broken/x')")
-    text = ui.find("oms_library_table").inner_text()
-    order = ["For the checkpoint embedded (SD1/SD2)", "dark", "oms_b_openclip_15_21", "For other checkpoints", "wide",
-             "oms_b_openclip_xl", "oms_l_mixclip_xl", "Cannot be used", "broken/x", "OpenRAIL++"]  # fmt: skip
-    places = [text.index(words) for words in order]
-    assert places == sorted(places)
-    assert "demo" not in text
+    ui.page.wait_for_function("document.querySelectorAll('.oms-offer b').length === 3")
+    here, text = ui.find("oms_library_table").inner_text(), ui.find("oms_library").inner_text()
+    order = [
+        *("dark", "for this checkpoint", "wide", "for SDXL", "broken/x", "cannot be used"),
+        *("oms_b_openclip_15_21", "for this checkpoint", "OpenRAIL++", "Download 989 MB"),
+        *("oms_b_openclip_xl", "oms_l_mixclip_xl"),
+    ]
+    rest = text[text.index(here[:20]) :]
+    for words in order:
+        assert words in rest, words
+        rest = rest[rest.index(words) + len(words) :]
+    assert "demo" not in here
     assert "mirror" not in text
-    assert "989 MB" in text
     assert str(demo.modules) not in text
-    row = next(line for line in text.splitlines() if line.startswith("dark"))
-    assert row.endswith("ready, taken by Automatic")
-    ui.text("oms_download_name").click()
-    names = ui.page.locator("#oms_download_name [data-testid=dropdown-option]").all_inner_texts()
-    assert not any("mirror" in name or "demo" in name for name in names)
+    assert "ready, taken by Automatic" in here[here.index("dark") : here.index("wide")]
+    assert not ui.find("oms_download_cancel").is_visible()

@@ -536,13 +536,13 @@ def test_the_text_encoder_of_a_loaded_sd2_of_forge(webui: WebUI, monkeypatch: py
 
 
 def test_a_file_whose_name_is_not_utf8_is_listed_and_breaks_nothing(webui: WebUI, untrained: Path) -> None:
-    from lib_oms.webui import library_panel, offer
+    from lib_oms.webui import library_list, offer
 
     if not os.path.exists(untrained.parent / os.fsdecode(b"caf\xe9.safetensors")):
         pytest.skip("this machine has no such names")
     assert webui.get("/").ok
     assert webui.get("/config").ok
-    assert "caf\ufffd" in library_panel.table().encode().decode()
+    assert "caf\ufffd" in library_list.here(library_list.look()).encode().decode()
     assert "caf\ufffd" not in offer.choices()
     with pytest.raises(RequestFailed, match="is not UTF-8; rename it"):
         webui.txt2img(True, "caf\ufffd")

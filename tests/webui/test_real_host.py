@@ -142,7 +142,7 @@ def test_the_script_is_there_for_txt2img_alone(webui: WebUI) -> None:
     info = webui.get("/sdapi/v1/script-info").json()
     labels = [[arg["label"] for arg in script["args"]] for script in info if script["name"] == "one more step"]
     assert labels
-    assert labels[0][:5] == ["One More Step", "OMS model", "OMS prompt", "OMS guidance scale", "OMS eta"]
+    assert labels[0][:5] == ["One More Step", "OMS model", "Brightness and color as in", "Guidance", "Variation"]
 
 
 def test_it_acts_and_says_so_and_does_neither_when_off(webui: WebUI) -> None:

@@ -30,7 +30,7 @@ def webui(start_webui: Callable[..., WebUI], tmp_path_factory: pytest.TempPathFa
     home = tmp_path_factory.mktemp("home")
     (home / "webui" / "data").mkdir(parents=True)
     own = "customscript/one_more_step.py/txt2img"
-    kept = {"OMS guidance scale": 1.75, "OMS prompt": "night", "One More Step": True}
+    kept = {"Guidance": 1.75, "Brightness and color as in": "night", "One More Step": True}
     (home / "webui" / "data" / "ui-config.json").write_text(
         json.dumps({f"{own}/{label}/value": value for label, value in kept.items()}), encoding="utf-8"
     )
@@ -83,6 +83,21 @@ def test_ui_config_json_sets_the_pages_defaults(webui: WebUI) -> None:
         assert f"customscript/one_more_step.py/txt2img/{setting.label}/value" in saved
 
 
+@pytest.mark.parametrize("saved", ["color", "none"])
+def test_ui_config_json_holds_values_of_what_words_are_shown_for(webui: WebUI, tmp_path: Path, saved: str) -> None:
+    import gradio as gr
+    from modules.ui_loadsave import UiLoadsave  # of the running host
+
+    from lib_oms.webui import controls
+
+    file = tmp_path / "ui-config.json"
+    file.write_text(json.dumps({"txt2img/Follow/value": saved}), encoding="utf-8")
+    with gr.Blocks():
+        radio = controls.radio("source")
+    UiLoadsave(str(file)).add_block(radio, "txt2img")
+    assert radio.value == saved
+
+
 def test_elem_ids_are_made_of_the_settings_names(webui: WebUI) -> None:
     shown = components(webui)
     for setting in SETTINGS:
@@ -122,12 +137,12 @@ def test_modules_in_an_added_folder_are_found_without_a_restart(webui: WebUI, tm
 
 
 def test_a_folder_that_is_not_there_is_said_in_the_list(webui: WebUI, tmp_path: Path) -> None:
-    from lib_oms.webui import library_panel
+    from lib_oms.webui.library_list import here, look
 
     (tmp_path / "there").mkdir()
-    assert "There is no folder" not in library_panel.table(), "such as models/OMS, which nobody named"
+    assert "There is no folder" not in here(look()), "such as models/OMS, which nobody named"
     set_folders(f"{tmp_path / 'there'}\n{tmp_path / 'lost & gone'}")
-    shown = library_panel.table()
+    shown = here(look())
     assert shown.count("There is no folder") == 1
     assert f"{tmp_path}/lost &amp; gone, which the settings page names." in shown
 

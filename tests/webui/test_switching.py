@@ -140,7 +140,7 @@ def test_a_module_that_reads_the_loaded_models_text_encoders_is_ready_while_it_i
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from lib_oms.library.listing import listing
-    from lib_oms.webui import host, library_panel, sources
+    from lib_oms.webui import host, library_list, sources
 
     tiny_psi(2048).save_pretrained(tmp_path / "m" / "large" / "oms_module")
     monkeypatch.setattr(host, "module_folders", lambda: [tmp_path / "m"])
@@ -150,7 +150,7 @@ def test_a_module_that_reads_the_loaded_models_text_encoders_is_ready_while_it_i
         return found.state, found.why
 
     assert line() == ("needs text encoder", "it borrows that of an SDXL checkpoint as soon as one is loaded")
-    assert "as soon as one is loaded" in library_panel.table()
+    assert "as soon as one is loaded" in library_list.here(library_list.look())
     sdxl = a1111_model(pair)
     sdxl.is_sdxl = True
     monkeypatch.setattr(host, "loaded_model", lambda: sdxl)

@@ -1,0 +1,77 @@
+"""The control of each setting, as its line in the list of settings says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from lib_oms.settings import NONE, SETTINGS, Setting
+
+BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+
+_VALUES = {word: value for setting in SETTINGS for word, value in zip(setting.words, setting.choices, strict=False)}
+
+
+class _Word(str):
+    """What a radio button says, which is also equal to the value that it stands for: hosts look what their
+    ui-config.json holds, a value, up among the words (radio_choices in modules/ui_loadsave.py).
+    """
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return str.__eq__(self, other) is True or _VALUES.get(str(self)) == other
+
+    __hash__ = str.__hash__
+
+
+def elem_id(name: str) -> str:
+    """The stable id of a setting's control in the page's HTML."""
+    return f"oms_{name}"
+
+
+def unsaved(component: Any) -> Any:
+    """`component`, of which hosts' ui-config.json does not hold a default: it is no setting."""
+    component.do_not_save_to_config = True
+    return component
+
+
+def textbox(name: str, placeholder: str = "", **more: Any) -> gr.Textbox:
+    """A text; one that is not visible is told nothing about."""
+    return gr.Textbox(placeholder=placeholder, **_of(name), **more)
+
+
+def slider(name: str) -> gr.Slider:
+    """A number."""
+    setting = BY_NAME[name]
+    end = min(setting.maximum, setting.slider)
+    return gr.Slider(minimum=setting.minimum, maximum=end, step=setting.step, **_of(name))
+
+
+def radio(name: str) -> gr.Radio:
+    """One of a few, shown by words; what the page sends is the value."""
+    setting = BY_NAME[name]
+    return gr.Radio(choices=[(_Word(word), value) for word, value in _choices(setting)], **_of(name))
+
+
+def dropdown(name: str, choices: list[str], **more: Any) -> gr.Dropdown:
+    """One of many."""
+    return gr.Dropdown(choices=choices, **_of(name), **more)
+
+
+def color_picker(name: str) -> gr.ColorPicker:
+    """A color."""
+    return gr.ColorPicker(**_of(name))
+
+
+def _choices(setting: Setting) -> list[tuple[str, str]]:
+    """Word and value of each; what follows nothing stands last."""
+    words = [*setting.words, *setting.choices[len(setting.words) :]]
+    return sorted(zip(words, setting.choices, strict=True), key=lambda pair: pair[1] == NONE)
+
+
+def _of(name: str) -> dict[str, Any]:
+    setting = BY_NAME[name]
+    return {"value": setting.default, "label": setting.label, "info": setting.help, "elem_id": elem_id(name)}
