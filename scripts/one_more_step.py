@@ -42,6 +42,10 @@ class OneMoreStep(scripts.Script):
                 self.problem = trouble.report(error)
         return trouble.accordion(self.problem)
 
+    def after_component(self, component: Any, **kwargs: Any) -> None:
+        if not self.problem:
+            ui.component_made(component)
+
     def before_process(self, p: Any, *args: Any) -> None:
         if self.problem and args and args[0]:
             trouble.stand_in(p, self.problem)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from modules import devices, paths, processing, scripts, sd_models, sd_samplers_common, shared
+from PIL import Image
 from torch import Tensor
 
 from lib_oms.console import say
@@ -175,6 +176,17 @@ def vae_encode(model: Any, picture: Tensor) -> Tensor:
     if encode is None or vae_of(model) is None:
         raise OMSError("the loaded checkpoint has no VAE that could encode a color or a picture")
     return encode(picture, 0, model)  # 0: by the VAE itself, whatever is chosen for img2img
+
+
+def shown(latent: Tensor) -> Image.Image:
+    """A scaled latent [1, C, h, w] as a picture, by the quick decoder that the host's live previews are made with, or
+    the loaded model's VAE where there is none or its file cannot be had. Quick ones give one pixel for each of 8 x 8.
+    """
+    with plain_torch():
+        try:
+            return sd_samplers_common.sample_to_image(latent.to(devices.device), 0)
+        except Exception:  # such as of a download without a network
+            return sd_samplers_common.sample_to_image(latent.to(devices.device), 0, 0)  # 0 is the VAE
 
 
 def api_guards(app: Any) -> list[Any] | None:

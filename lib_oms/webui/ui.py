@@ -10,7 +10,7 @@ from modules import ui_components
 
 from lib_oms.given import small_picture
 from lib_oms.settings import BRUSH, COLOR, PICTURE, SETTINGS, STYLE, Setting
-from lib_oms.webui import library_panel, module_note, offer, styles
+from lib_oms.webui import library_panel, module_note, offer, preview_row, styles
 from lib_oms.webui.library_panel import Panel
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
@@ -21,6 +21,11 @@ _GIVEN = (COLOR, PICTURE, BRUSH, STYLE)
 def elem_id(name: str) -> str:
     """The stable id of a setting's control in the page's HTML."""
     return f"oms_{name}"
+
+
+def component_made(component: Any) -> None:
+    """To be called for each component of the host's page, ours and others', as it is made."""
+    preview_row.component_made(component, elem_id)
 
 
 def build() -> list[Any]:
@@ -38,6 +43,7 @@ def build() -> list[Any]:
         for name, frame in frames.items():
             with frame:
                 controls[name] = _MADE.get(name, _picture)(_BY_NAME[name])
+        preview_row.build()
         controls["strength"] = _slider(_BY_NAME["strength"])
         with gr.Row():
             controls["guidance_scale"] = _slider(_BY_NAME["guidance_scale"])
