@@ -111,7 +111,8 @@ def test_the_settings_stand_in_a_category_of_the_host(tmp_path: Path) -> None:
     with started(tmp_path):
         from modules import options, shared
 
-        for name in ("oms_module_folders", "oms_on_failure", "oms_memory_policy", "oms_paste_unticks"):
+        names = ("module_folders", "on_failure", "memory_policy", "paste_unticks", "tell_result")
+        for name in (f"oms_{name}" for name in names):
             info = shared.opts.data_labels[name]
             assert info.section == ("one_more_step", "One More Step")
             assert options.categories.mapping[info.category_id].label == "Stable Diffusion"
