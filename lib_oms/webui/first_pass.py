@@ -70,8 +70,7 @@ def about_to_sample(wanted: Wanted) -> Iterator[tuple[Any, Tensor]]:
         do_not_save_samples=True,
         do_not_save_grid=True,
     )
-    with closing(p), _global_random_numbers_kept():
-        _load_model(p)
+    with closing(p), _global_random_numbers_kept(), _model_loaded(p):
         sd_samplers.fix_p_invalid_sampler_and_scheduler(p)
         if hasattr(p.sd_model, "fix_dimensions"):
             p.width, p.height = p.sd_model.fix_dimensions(p.width, p.height)
@@ -92,16 +91,38 @@ def about_to_sample(wanted: Wanted) -> Iterator[tuple[Any, Tensor]]:
         yield p, p.rng.next()
 
 
-def _load_model(p: Any) -> None:
-    """The checkpoint that is chosen, with the noise schedule that the options ask for."""
+@contextmanager
+def _model_loaded(p: Any) -> Iterator[None]:
+    """The checkpoint that is chosen, without what the last picture put over it, and with the noise schedule that the
+    options ask for: A1111 leaves that on the model, Forge takes it back after each picture.
+    """
     of_forge = getattr(processing, "manage_model_and_prompt_cache", None)
     if of_forge is not None:
         of_forge(p)
     else:
         sd_models.reload_model_weights()
-    schedule = getattr(sd_models, "apply_alpha_schedule_override", None)
-    if schedule is not None:
-        schedule(p.sd_model, p)
+    original = getattr(p.sd_model, "forge_objects_original", None)
+    if original is not None:
+        p.sd_model.forge_objects = original.shallow_copy()
+    override = getattr(sd_models, "apply_alpha_schedule_override", None)
+    if override is not None:
+        override(p.sd_model, p)
+    rescaled = getattr(processing, "rescale_zero_terminal_snr_sigmas", None)
+    if rescaled is None or not _asks_for_zero_snr(p.sd_model):
+        yield
+        return
+    predictor = p.sd_model.forge_objects.unet.model.predictor
+    kept = predictor.sigmas
+    predictor.set_sigmas(rescaled(kept))
+    try:
+        yield
+    finally:
+        predictor.set_sigmas(kept)
+
+
+def _asks_for_zero_snr(model: Any) -> bool:
+    of_checkpoint = getattr(getattr(model, "model_config", None), "ztsnr", False)
+    return bool(of_checkpoint) or getattr(shared.opts, "sd_noise_schedule", "") == "Zero Terminal SNR"
 
 
 def _channels(model: Any) -> int:

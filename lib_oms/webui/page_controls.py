@@ -35,7 +35,8 @@ _SEEDS = ("seed", "subseed")
 
 def made_so_far() -> dict[str, Any]:
     """The components of the page that is being made, by their elem_id."""
-    return {getattr(block, "elem_id", None): block for block in Context.root_block.blocks.values()}
+    blocks = Context.root_block.blocks.values()
+    return {block.elem_id: block for block in blocks if getattr(block, "elem_id", None)}
 
 
 def of_host(components: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
