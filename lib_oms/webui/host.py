@@ -202,10 +202,13 @@ def api_guards(app: Any) -> list[Any] | None:
 
 def own_args(p: Any) -> Sequence[Any]:
     """What a request gives to our script, wherever in the list of all scripts' arguments it stands."""
-    for script in getattr(p.scripts, "alwayson_scripts", []):
-        if script.title() == TITLE:
-            return p.script_args[script.args_from : script.args_to]
-    return ()
+    script = own_script(p.scripts)
+    return () if script is None else p.script_args[script.args_from : script.args_to]
+
+
+def own_script(runner: Any) -> Any | None:
+    """Our script among those of a tab; None where it is not."""
+    return next((s for s in getattr(runner, "alwayson_scripts", []) if s.title() == TITLE), None)
 
 
 def noise_of(p: Any, noise: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def made_so_far() -> dict[str, Any]:
     return {block.elem_id: block for block in blocks if getattr(block, "elem_id", None)}
 
 
-def of_host(components: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+def of_host(components: Mapping[str, Any], names: Iterable[str] = tuple(_IDS)) -> dict[str, Any]:
     """Those of the host's controls that there are, by the names that its processing object has for their values."""
     return {name: components[_IDS[name]] for name in names if _IDS[name] in components}
 

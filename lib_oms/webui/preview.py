@@ -46,14 +46,6 @@ class Preview:
     automatic: bool = False
 
     @property
-    def png(self) -> str:
-        """The picture as a PNG in base64."""
-        assert self.picture is not None
-        kept = io.BytesIO()
-        self.picture.save(kept, "PNG")
-        return base64.b64encode(kept.getvalue()).decode("ascii")
-
-    @property
     def text(self) -> str:
         """All of it in words."""
         if self.skipped:
@@ -67,17 +59,25 @@ class Preview:
         facts = {"seed": self.seed, "width": self.width, "height": self.height, "text": self.text}
         if self.skipped:
             return {**facts, "applies": False, "reason": self.skipped}
+        assert self.picture is not None
         assert self.asked is not None
         assert self.without is not None
         return {
             **facts,
             "applies": True,
-            "image": self.png,
+            "image": png(self.picture),
             "asked": vars(self.asked),
             "without": vars(self.without),
             "module": self.module or None,
             "automatic": self.automatic,
         }
+
+
+def png(picture: Image.Image) -> str:
+    """A picture as a PNG in base64."""
+    kept = io.BytesIO()
+    picture.save(kept, "PNG")
+    return base64.b64encode(kept.getvalue()).decode("ascii")
 
 
 def preview(wanted: Wanted, settings: OMSSettings) -> Preview:

@@ -92,3 +92,36 @@ def test_what_is_wrong_is_told(ui: WebUIPage) -> None:
     ui.open_accordion()
     ui.find("oms_source", "label:has-text('picture')").click()
     assert "OMS picture (picture) is empty" in preview(ui)
+
+
+def test_compare_shows_the_same_seeds_without_and_with_the_step(ui: WebUIPage, demo: DemoProcess) -> None:
+    ui.write("txt2img_prompt", "a red circle")
+    ui.set_number("txt2img_seed", 21)
+    ui.set_number("txt2img_steps", 6)
+    ui.set_number("txt2img_cfg_scale", 3)
+    ui.set_number("txt2img_batch_size", 2)
+    ui.open_accordion()
+    ui.write("oms_prompt", "black background")
+    ui.tick.set_checked(False)  # whether it is ticked makes no difference
+    ui.open_accordion()
+    ui.find("oms_compare").click()
+    ui.page.locator("#oms_compare_result figure").nth(3).wait_for(timeout=120_000)
+    captions = ui.page.locator("#oms_compare_result figcaption").all_inner_texts()
+    assert [caption.split(":")[0] for caption in captions] == ["without the step", "with One More Step"] * 2
+    assert [caption.rpartition("seed ")[2] for caption in captions] == ["21", "21", "22", "22"]
+    without, with_step = (int(NUMBERS.search(caption)[1]) for caption in captions[:2])
+    assert with_step < 20 < without
+    ui.set_number("txt2img_batch_size", 1)
+    ui.tick.set_checked(True)
+    ui.generate()
+    assert round(100 * brightness(ui.picture)) == pytest.approx(with_step, abs=1), "as Generate makes it"
+
+
+def test_what_keeps_compare_from_it_is_told(ui: WebUIPage) -> None:
+    ui.open_accordion()
+    ui.set_number("txt2img_steps", 1)
+    ui.find("oms_source", "label:has-text('picture')").click()
+    ui.find("oms_compare").click()
+    told = ui.find("oms_compare_result", ".error")
+    told.wait_for(timeout=60_000)
+    assert "OMS picture (picture) is empty" in told.inner_text()
