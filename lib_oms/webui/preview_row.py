@@ -24,7 +24,7 @@ _BUTTON, _RESULT = "oms_preview", "oms_preview_result"
 _COMPARE, _COMPARED = "oms_compare", "oms_compare_result"
 _SIDE = 92
 _LARGEST = 384
-"""Pixels of a side that are shown, of a preview and of a compared picture."""
+"""Pixels of the longer side that are shown, of a preview, and at most of a compared picture."""
 _USED = (*(field.name for field in fields(Wanted)), page_controls.VARIES)
 _SETTINGS = [setting.name for setting in SETTINGS if setting.name != "enabled"]  # who presses the button wants the step
 
@@ -34,7 +34,7 @@ def build() -> None:
     with gr.Row(elem_id="oms_preview_row"):
         gr.Button("Preview", elem_id=_BUTTON, scale=0, min_width=110)
         gr.Button("Compare", elem_id=_COMPARE, scale=0, min_width=110)
-        gr.HTML("", elem_id=_RESULT)
+    gr.HTML("", elem_id=_RESULT)
     gr.HTML("", elem_id=_COMPARED)
 
 
@@ -106,9 +106,10 @@ def as_html(shown: Preview) -> str:
     about = [f"seed {shown.seed}"]
     if shown.module:
         about.append(f"OMS model {html.escape(shown.module)}{' (Automatic)' if shown.automatic else ''}")
-    picture = (
+    width, height = (round(_SIDE * side / max(shown.picture.size)) for side in shown.picture.size)
+    picture = (  # quick decoders give a pixel for 8 x 8
         f"<img src='data:image/png;base64,{png(shown.picture)}' alt='{html.escape(shown.text)}' "
-        f"style='max-width:{_SIDE}px;max-height:{_SIDE}px;border-radius:6px'>"
+        f"style='width:{width}px;height:{height}px;border-radius:6px'>"
     )
     words = (
         f"<div>asks for brightness <b>{in_words(shown.asked)}</b><br>"
