@@ -19,7 +19,7 @@ ASKED: tuple[tuple[str, dict[str, Any]], ...] = (
     ('prompt "gray background"', {"prompt": "gray background"}),
     ('prompt "black background"', {"prompt": "black background"}),
     ('prompt "a blue circle on a white background"', {"prompt": "a blue circle on a white background"}),
-    ("color #336699, quiet 4", {"source": "color", "color": "#336699"}),
+    ("color #336699, quiet 4", {"source": "color", "color": "#336699", "quiet": 4}),
 )
 COUNTS = (0, 1, 2, 4)
 """How many of the noise's low frequencies are added to x0hat."""
