@@ -11,7 +11,7 @@ from lib_oms.webui import trouble
 
 # The extension's folder is on sys.path only while this file is loaded, so everything is imported here and now.
 try:
-    from lib_oms.webui import api, hook, host, infotext, options, ui, xyz
+    from lib_oms.webui import api, hook, host, infotext, options, result, ui, xyz
 
     host.check()
     script_callbacks.on_ui_settings(options.register)
@@ -42,6 +42,10 @@ class OneMoreStep(scripts.Script):
                 self.problem = trouble.report(error)
         return trouble.accordion(self.problem)
 
+    def after_component(self, component: Any, **kwargs: Any) -> None:
+        if not self.problem:
+            ui.component_made(component)
+
     def before_process(self, p: Any, *args: Any) -> None:
         if self.problem and args and args[0]:
             trouble.stand_in(p, self.problem)
@@ -53,3 +57,7 @@ class OneMoreStep(scripts.Script):
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
         if not self.problem:
             hook.before_sampling(p, args, kwargs["noise"])
+
+    def postprocess_image(self, p: Any, pp: Any, *args: Any) -> None:
+        if not self.problem:
+            result.tell(p, args, pp.image)

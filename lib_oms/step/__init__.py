@@ -21,9 +21,11 @@ from lib_oms.step.first_latent import (
     READABLE,
     VANISHING_SIGMA,
     FirstStep,
+    Start,
     one_more_step,
     one_more_step_ve,
     sigma_of,
+    start_at,
     start_from,
 )
 from lib_oms.step.frequencies import coefficients, low, of_coefficients, resized
@@ -39,6 +41,7 @@ __all__ = [
     "VANISHING_SIGMA",
     "Directions",
     "FirstStep",
+    "Start",
     "Trims",
     "coefficients",
     "guided",
@@ -48,6 +51,7 @@ __all__ = [
     "one_more_step_ve",
     "resized",
     "sigma_of",
+    "start_at",
     "start_from",
     "x0hat_of",
 ]

@@ -99,7 +99,42 @@ def one_more_step_ve(noise: Tensor, v_cond: Tensor, v_uncond: Tensor | None = No
     return one_more_step(noise, v_cond, v_uncond, exploding=True, **given)
 
 
-def start_from(
+@dataclass(frozen=True)
+class Start:
+    """Where sampling starts, and what the denoiser reads there. Tensors are float32 and shaped as the noise.
+
+    x_T: what a host has to be given in place of the noise; in the noise's dtype.
+    x0hat: what is asked for, in latents' own units: strength, trims and all.
+    noise: what is left of the noise, in the same units, as large as it is beside x0hat at the first step.
+    drawn: the noise that the host drew, as large as it would have been there.
+    """
+
+    x_T: Tensor  # noqa: N815  the paper's name
+    x0hat: Tensor
+    noise: Tensor
+    drawn: Tensor
+
+    @property
+    def read(self) -> Tensor:
+        """What the denoiser takes the picture for: what is asked for, and the tint that the noise has of its own.
+
+        That is its mean. What it has of higher frequencies shows as well, but less than it is, and only adds to the
+        error of the picture's mean color (measured in docs/steering.md).
+        """
+        return self.x0hat + low(self.noise, 1)
+
+    @property
+    def read_without(self) -> Tensor:
+        """What it would take the picture for without the step: the tint of the noise that the host drew."""
+        return low(self.drawn, 1)
+
+
+def start_from(noise: Tensor, x0hat: Tensor, first: FirstStep, **rest: Any) -> Tensor:
+    """The x_T of `start_at`, whose arguments these are."""
+    return start_at(noise, x0hat, first, **rest).x_T
+
+
+def start_at(
     noise: Tensor,
     x0hat: Tensor,
     first: FirstStep,
@@ -109,8 +144,8 @@ def start_from(
     fresh_noise: Tensor | None = None,
     quiet: int = 0,
     trims: Trims = NO_TRIMS,
-) -> Tensor:
-    """What a host has to be given in place of `noise`, so that it starts sampling from x_T.
+) -> Start:
+    """What a host has to be given in place of `noise`, so that it starts sampling from x_T, and what is read there.
 
     Strength leads from the host's own start to x_T and on: x0hat comes in in proportion, and up to 1 all that the step
     does to the noise, its quiet and its fresh share, comes in with it. At 0 the noise comes back to the bit.
@@ -123,9 +158,6 @@ def start_from(
         eta, fresh_noise, quiet: as for `one_more_step`.
         trims: what to add to x0hat.
 
-    Returns:
-        float32 computed, in the shape, dtype and device of `noise`.
-
     Raises:
         OMSError (a ValueError): an argument is missing, out of its range, of another shape, or not finite.
     """
@@ -135,16 +167,18 @@ def start_from(
     x_S = _noise(noise)
     x0hat = _float32("x0hat", x0hat, noise)
     sigma = _first_sigma(first.sigma, None)
+    scale = _scale(sigma, first.exploding)
+    drawn = (scale * first.scale) * x_S
     if strength == 0.0:
-        return noise.clone()
+        return Start(noise.clone(), torch.zeros_like(x_S), drawn, drawn)
     share = min(strength, 1.0)
     n = _without(_mixed(x_S, fresh_noise, share * eta), quiet, share)
     if trims:
         x0hat = trims.added_to(x0hat, x0hat + sigma * low(n, READABLE))
-    scale = _scale(sigma, first.exploding)
     # On the way the noise is as large as the host would have made it, then as large as the step wants it.
     size = sigma / scale if share == 1.0 else share * (sigma / scale) + (1.0 - share) * first.scale
-    return _as(noise, ((strength * x0hat) / scale + size * n) / first.scale)
+    said = strength * x0hat
+    return Start(_as(noise, (said / scale + size * n) / first.scale), said, (scale * size) * n, drawn)
 
 
 def _check_shares(eta: float, quiet: int) -> None:

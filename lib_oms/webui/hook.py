@@ -13,11 +13,12 @@ from lib_oms.errors import OMSError
 from lib_oms.library import ModuleEntry
 from lib_oms.library.fingerprint import fingerprint
 from lib_oms.settings import OMSSettings
+from lib_oms.step import Start
 from lib_oms.text import TextEncoder
 from lib_oms.webui import given, host, host_text, infotext, memory, offer, options, progress, trouble, xyz
 from lib_oms.webui.first_step import NotApplicable, first_step
 from lib_oms.webui.loaded import LOADED
-from lib_oms.webui.request import Request, starting_noise
+from lib_oms.webui.request import Request, starts
 
 _CHOSEN = "oms_chosen"  # on p: the module that it was for, the latents, and the choice
 
@@ -83,6 +84,25 @@ def _go_without(p: Any, reason: str) -> None:
 
 
 def _take_the_step(p: Any, settings: OMSSettings, noise: Tensor) -> None:
+    entry, made = begin(p, settings, noise)
+    with host.plain_torch():
+        x_T = torch.cat([start.x_T for start in made])
+    infotext.write(p, settings, entry)
+    host.replace_noise(p, noise, x_T)  # last, when nothing is left that could fail
+
+
+def begin(p: Any, settings: OMSSettings, noise: Tensor) -> tuple[ModuleEntry | None, list[Start]]:
+    """Where the pictures of a batch are to start, and the OMS model that had a part in it.
+
+    Args:
+        p: the host's processing object, its sampler made, its prompts and seeds set.
+        settings: with small pictures.
+        noise: what the host drew, [B, C, H/8, W/8].
+
+    Raises:
+        NotApplicable: the step has nothing to do here.
+        OMSError: it cannot be taken.
+    """
     entry = _chosen(p, settings, usual=noise.ndim == 4 and noise.shape[1] == 4)
     with host.plain_torch():
         x_S = host.noise_of(p, noise)
@@ -98,9 +118,7 @@ def _take_the_step(p: Any, settings: OMSSettings, noise: Tensor) -> None:
             given=given.latent(p.sd_model, settings, x_S),
             trims=given.trims(p.sd_model, settings),
         )
-        x_T = _run(request, entry, p.sd_model)
-    infotext.write(p, settings, entry)
-    host.replace_noise(p, noise, x_T)  # last, when nothing is left that could fail
+        return entry, _run(request, entry, p.sd_model)
 
 
 def _chosen(p: Any, settings: OMSSettings, *, usual: bool = True) -> ModuleEntry | None:
@@ -121,12 +139,12 @@ def _chosen(p: Any, settings: OMSSettings, *, usual: bool = True) -> ModuleEntry
     return offer.choose(settings.module, latents, host.without_latents(p.sd_model))
 
 
-def _run(request: Request, entry: ModuleEntry | None, model: Any) -> Tensor:
+def _run(request: Request, entry: ModuleEntry | None, model: Any) -> list[Start]:
     """Runs the module, if one is needed, on the host's device, and leaves the device's memory to the sampler as the
     setting says.
     """
     if entry is None:
-        return starting_noise(request, None, {})
+        return starts(request, None, {})
     device = host.compute_device()
     drops = options.memory_policy() == options.DROP
     lent = host_text.of(model) if entry.text_encoder == "mixclip" else None
@@ -138,7 +156,7 @@ def _run(request: Request, entry: ModuleEntry | None, model: Any) -> Tensor:
             guided = request.settings.guidance_scale != 1.0
             needed = memory.working_memory(request.noise, module.psi.config, device, guided)
             with memory.on_device(module.psi, device, needed, dropped_next=drops):
-                return starting_noise(request, module, encoded, progress.check)
+                return starts(request, module, encoded, progress.check)
     finally:
         if drops:
             LOADED.clear()

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from modules import devices, paths, processing, scripts, sd_models, sd_samplers_common, shared
+from PIL import Image
 from torch import Tensor
 
 from lib_oms.console import say
@@ -177,6 +178,17 @@ def vae_encode(model: Any, picture: Tensor) -> Tensor:
     return encode(picture, 0, model)  # 0: by the VAE itself, whatever is chosen for img2img
 
 
+def shown(latent: Tensor) -> Image.Image:
+    """A scaled latent [1, C, h, w] as a picture, by the quick decoder that the host's live previews are made with, or
+    the loaded model's VAE where there is none or its file cannot be had. Quick ones give one pixel for each of 8 x 8.
+    """
+    with plain_torch():
+        try:
+            return sd_samplers_common.sample_to_image(latent.to(devices.device), 0)
+        except Exception:  # such as of a download without a network
+            return sd_samplers_common.sample_to_image(latent.to(devices.device), 0, 0)  # 0 is the VAE
+
+
 def api_guards(app: Any) -> list[Any] | None:
     """What the host's own routes ask for before they answer, by FastAPI's `dependencies`: the password of --api-auth.
 
@@ -190,10 +202,13 @@ def api_guards(app: Any) -> list[Any] | None:
 
 def own_args(p: Any) -> Sequence[Any]:
     """What a request gives to our script, wherever in the list of all scripts' arguments it stands."""
-    for script in getattr(p.scripts, "alwayson_scripts", []):
-        if script.title() == TITLE:
-            return p.script_args[script.args_from : script.args_to]
-    return ()
+    script = own_script(p.scripts)
+    return () if script is None else p.script_args[script.args_from : script.args_to]
+
+
+def own_script(runner: Any) -> Any | None:
+    """Our script among those of a tab; None where it is not."""
+    return next((s for s in getattr(runner, "alwayson_scripts", []) if s.title() == TITLE), None)
 
 
 def noise_of(p: Any, noise: Tensor) -> Tensor:

@@ -12,8 +12,10 @@ from lib_oms.settings import CHOICE, SETTINGS, OMSSettings, Setting, from_infote
 from lib_oms.webui import offer, options
 
 SKIPPED = "OMS skipped"
+RESULT = "OMS result"
+"""Brightness and mean color of the picture. Nothing reads it back."""
 (_SOURCE,) = (setting for setting in SETTINGS if setting.name == "source")
-_LABELS = (*(setting.infotext for setting in SETTINGS), CHOICE, SKIPPED)
+_LABELS = (*(setting.infotext for setting in SETTINGS), CHOICE, SKIPPED, RESULT)
 
 
 def write(p: Any, settings: OMSSettings, entry: ModuleEntry | None) -> None:

@@ -44,6 +44,9 @@ def _all() -> dict[str, OptionInfo]:
         "oms_paste_unticks": OptionInfo(
             True, "Pasting the infotext of a picture made without One More Step unticks it"
         ),
+        "oms_tell_result": OptionInfo(False, "Tell brightness and mean color of pictures made with One More Step").info(
+            "below the pictures and in their infotext, as OMS result"
+        ),
     }
 
 
@@ -91,3 +94,8 @@ def memory_policy() -> str:
 def paste_unticks() -> bool:
     """Whether the infotext of a picture made without the step turns the step off, rather than leave it as it is."""
     return _value("oms_paste_unticks", True) is not False
+
+
+def tells_result() -> bool:
+    """Whether each picture's brightness and mean color are to be told; anything but a true tick says no."""
+    return _value("oms_tell_result", False) is True

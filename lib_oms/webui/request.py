@@ -13,7 +13,7 @@ from torch import Tensor
 from lib_oms.errors import OMSError
 from lib_oms.module import OMSModule, Texts
 from lib_oms.settings import ALL_DETAIL, PROMPT, OMSSettings
-from lib_oms.step import NO_TRIMS, FirstStep, Trims, guided, start_from, x0hat_of
+from lib_oms.step import NO_TRIMS, FirstStep, Start, Trims, guided, start_at, x0hat_of
 from lib_oms.text.prompt import first_step_text
 
 
@@ -62,13 +62,18 @@ class Request:
         return list(dict.fromkeys([*self.oms_prompts, *negatives]))
 
 
-def starting_noise(
+def starting_noise(request: Request, module: OMSModule | None, encoded: Mapping[str, Tensor]) -> Tensor:
+    """The x_T of all of `starts`, shaped as `request.noise`."""
+    return torch.cat([start.x_T for start in starts(request, module, encoded)])
+
+
+def starts(
     request: Request,
     module: OMSModule | None,
     encoded: Mapping[str, Tensor],
     before_each: Callable[[], None] = lambda: None,
-) -> Tensor:
-    """What the host is to start from instead of `request.noise`.
+) -> list[Start]:
+    """Where each picture is to start instead of at its part of `request.noise`.
 
     Picture by picture, so that each is to the last bit what it would be alone: neither psi's arithmetic nor the length
     of the encoded text depends on its neighbors.
@@ -80,10 +85,10 @@ def starting_noise(
         before_each: called before every picture, and may raise to stop.
 
     Returns:
-        Shaped as `request.noise`, float32, on the module's device, or the noise's where there is none.
+        One for each picture, [1, C, H/8, W/8], float32, on the module's device, or the noise's where there is none.
 
     Raises:
-        OMSError: as `start_from`.
+        OMSError: as `start_at`.
     """
     device = request.noise.device if module is None else module.device
     noise = request.noise.to(device, torch.float32, copy=True)
@@ -91,18 +96,18 @@ def starting_noise(
     for i, x_S in enumerate(noise.split(1)):
         before_each()
         made.append(_one_picture(request, module, encoded, x_S, i))
-    return torch.cat(made)
+    return made
 
 
 def _one_picture(
     request: Request, module: OMSModule | None, encoded: Mapping[str, Tensor], noise: Tensor, index: int
-) -> Tensor:
+) -> Start:
     settings = request.settings
     fresh = None
     if settings.eta > 0:
         subseed = request.subseeds[index] if index < len(request.subseeds) else 0
         fresh = fresh_noise(request.seeds[index], subseed, request.subseed_strength, noise)
-    return start_from(
+    return start_at(
         noise,
         _x0hat(request, module, encoded, noise, index),
         request.first,

@@ -9,7 +9,7 @@ import gradio as gr
 from modules import ui_components
 
 from lib_oms.settings import AUTOMATIC, BRUSH, COLOR, NONE, PICTURE, PROMPT, SETTINGS, STYLE
-from lib_oms.webui import given_panel, library_panel, module_note, offer, styles
+from lib_oms.webui import given_panel, library_panel, module_note, offer, preview_row, styles
 from lib_oms.webui.controls import BY_NAME, color_picker, dropdown, elem_id, radio, slider, textbox
 from lib_oms.webui.library_panel import Panel
 
@@ -23,6 +23,11 @@ _BY_HAND = "(source) => [source, document.querySelector('#oms_source:is(:hover, 
 _GIVEN = (COLOR, PICTURE, BRUSH, STYLE, NONE)
 
 
+def component_made(component: Any) -> None:
+    """To be called for each component of the host's page, ours and others', as it is made."""
+    preview_row.component_made(component, elem_id)
+
+
 def build() -> list[Any]:
     """Makes the accordion. Returns the controls in the order of SETTINGS, which is that of the script's arguments."""
     choices = offer.choices()  # before anything stands on the page, as reading folders may fail
@@ -32,6 +37,7 @@ def build() -> list[Any]:
         banner = library_panel.banner()
         controls["source"] = radio("source")
         followed = _followed(controls)
+        preview_row.build()
         with gr.Row(elem_id=elem_id("strength_row")):
             controls["strength"] = slider("strength")
         advanced = _advanced(controls)

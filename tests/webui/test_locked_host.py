@@ -15,6 +15,7 @@ from untrained_helpers import place_untrained
 pytest.importorskip("gradio")
 
 OWN, SETTINGS_PATH = "/sdapi/v1/samplers", "/oms/v1/settings"
+PREVIEW = {"width": 64, "height": 64, "seed": 1, "oms": {"source": "color", "color": "#101010"}}
 USER = ("me", "a secret")
 
 
@@ -36,21 +37,29 @@ def folders_shown(webui: WebUI) -> bool:
     return shown.get("visible", True)
 
 
+def preview(webui: WebUI, auth: tuple[str, str] | None = None) -> requests.Response:
+    return requests.post(f"{webui.url}/oms/v1/preview", json=PREVIEW, auth=auth, timeout=60)
+
+
 @pytest.mark.parametrize("page", [(), ("--api-only",)])
-def test_our_route_asks_for_the_password_of_the_hosts_own(tmp_path: Path, page: tuple[str, ...]) -> None:
+def test_our_routes_ask_for_the_password_of_the_hosts_own(tmp_path: Path, page: tuple[str, ...]) -> None:
     with started(tmp_path, "--api-auth", "you:another,me:a secret", *page) as webui:
         for auth in (None, ("me", "wrong"), ("you", "a secret"), ("nobody", "")):
             for path in (OWN, SETTINGS_PATH):
                 answer = requests.get(webui.url + path, auth=auth, timeout=60)
                 assert answer.status_code == 401, (path, auth)
                 assert "guidance_scale" not in answer.text
+            answer = preview(webui, auth)
+            assert answer.status_code == 401
+            assert "brightness" not in answer.text
         for path in (OWN, SETTINGS_PATH):
             assert requests.get(webui.url + path, auth=USER, timeout=60).status_code == 200
+        assert preview(webui, USER).json()["applies"] is True
 
 
 def test_without_a_password_our_route_is_as_open_as_the_hosts_own(tmp_path: Path) -> None:
     with started(tmp_path, "--api-only") as webui:
-        assert webui.get(OWN).status_code == webui.get(SETTINGS_PATH).status_code == 200
+        assert webui.get(OWN).status_code == webui.get(SETTINGS_PATH).status_code == preview(webui).status_code == 200
 
 
 @pytest.mark.parametrize("value", ["/", "\\\\server\\share", "~"])
@@ -102,7 +111,8 @@ def test_the_settings_stand_in_a_category_of_the_host(tmp_path: Path) -> None:
     with started(tmp_path):
         from modules import options, shared
 
-        for name in ("oms_module_folders", "oms_on_failure", "oms_memory_policy", "oms_paste_unticks"):
+        names = ("module_folders", "on_failure", "memory_policy", "paste_unticks", "tell_result")
+        for name in (f"oms_{name}" for name in names):
             info = shared.opts.data_labels[name]
             assert info.section == ("one_more_step", "One More Step")
             assert options.categories.mapping[info.category_id].label == "Stable Diffusion"

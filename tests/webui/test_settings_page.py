@@ -21,6 +21,7 @@ DEFAULTS = {
     "oms_on_failure": "stop the request",
     "oms_memory_policy": "keep in RAM",
     "oms_paste_unticks": True,
+    "oms_tell_result": False,
 }
 QUICK = {"sampler_name": "Euler", "steps": 1}
 
@@ -217,10 +218,11 @@ def test_readers_of_the_options_survive_nonsense(webui: WebUI) -> None:
         webui.options(oms_memory_policy=policy)
         assert options.memory_policy() == policy
     set_folders(7)
-    webui.options(oms_memory_policy=["x"], oms_paste_unticks="x")
+    webui.options(oms_memory_policy=["x"], oms_paste_unticks="x", oms_tell_result="x")
     assert options.memory_policy() == options.KEEP_IN_RAM
     assert options.module_folders() == []
     assert options.paste_unticks()
+    assert not options.tells_result()
 
 
 @pytest.mark.parametrize(("unticks", "value"), [(True, False), (False, None)])
