@@ -9,7 +9,7 @@ import gradio as gr
 from modules import ui_components
 
 from lib_oms.settings import AUTOMATIC, BRUSH, COLOR, NONE, PICTURE, PROMPT, SETTINGS, STYLE
-from lib_oms.webui import given_panel, library_panel, module_note, offer, styles
+from lib_oms.webui import given_panel, library_panel, module_note, offer, presets_panel, styles
 from lib_oms.webui.controls import BY_NAME, color_picker, dropdown, elem_id, radio, slider, textbox
 from lib_oms.webui.library_panel import Panel
 
@@ -34,6 +34,7 @@ def build() -> list[Any]:
         followed = _followed(controls)
         with gr.Row(elem_id=elem_id("strength_row")):
             controls["strength"] = slider("strength")
+            start_from = presets_panel.Panel()
         advanced = _advanced(controls)
         with gr.Accordion("OMS models", open=False, elem_id=elem_id("library")) as models:
             with gr.Row(elem_id=elem_id("module_row")):
@@ -43,6 +44,7 @@ def build() -> list[Any]:
             panel = library_panel.build(models, banner)
         _follow_the_source(controls, [*followed, advanced])
         _keep_up_to_date(controls, refresh, note, panel)
+        start_from.connect(controls)
     for setting in SETTINGS:
         controls[setting.name].value = setting.filled_in
     return [controls[setting.name] for setting in SETTINGS]
