@@ -14,6 +14,7 @@ from lib_oms.errors import SettingError
 from lib_oms.presets import LEFT_ALONE, Preset, Presets, to_json
 from lib_oms.settings import SETTINGS
 from lib_oms.webui import host, module_note
+from lib_oms.webui.controls import unsaved
 
 NAMED = tuple(setting.name for setting in SETTINGS if setting.name not in LEFT_ALONE)
 """The settings of a preset, in their order."""
@@ -64,8 +65,8 @@ class Panel:
                     self._add = _button("Add from JSON", "oms_preset_add")
                 self._broken = gr.HTML(_broken, elem_id="oms_presets_broken")
             self._told = gr.HTML("", elem_id="oms_preset_told")
-        for control in (self._name, self._text):
-            control.do_not_save_to_config = True  # hosts would keep as the page's default what stood here once
+        unsaved(self._name)
+        unsaved(self._text)
 
     def connect(self, controls: Mapping[str, Any]) -> None:
         """Lets a preset set `controls`, by the settings' names."""
@@ -87,9 +88,7 @@ class Panel:
 
 
 def _button(text: str, elem_id: str) -> gr.Button:
-    button = gr.Button(text, size="sm", min_width=60, elem_id=elem_id)
-    button.do_not_save_to_config = True
-    return button
+    return unsaved(gr.Button(text, size="sm", min_width=60, elem_id=elem_id))
 
 
 def _names(there: list[Preset]) -> list[str]:

@@ -9,7 +9,7 @@ import gradio as gr
 from modules import ui_components
 
 from lib_oms.settings import AUTOMATIC, BRUSH, COLOR, NONE, PICTURE, PROMPT, SETTINGS, STYLE
-from lib_oms.webui import given_panel, library_panel, module_note, offer, presets_panel, styles
+from lib_oms.webui import chips, given_panel, library_panel, module_note, offer, presets_panel, styles
 from lib_oms.webui.controls import BY_NAME, color_picker, dropdown, elem_id, radio, slider, textbox
 from lib_oms.webui.library_panel import Panel
 
@@ -53,7 +53,8 @@ def build() -> list[Any]:
 def _followed(controls: dict[str, Any]) -> list[Any]:
     """What the source is given by. Returns the frames, in the order in which `_shown` speaks of them."""
     with gr.Column(elem_id=elem_id("prompt_frame")) as prompt:
-        controls["prompt"] = textbox("prompt", "black background, one candle", lines=2)
+        controls["prompt"] = textbox("prompt", "black background, one candle", lines=2, elem_classes=["prompt"])
+        chips.build(controls)
     with gr.Row(visible=False, elem_id=elem_id("given_row")) as row:
         with gr.Column(min_width=240):
             frames = {name: gr.Column(visible=False, elem_id=elem_id(f"{name}_frame")) for name in _GIVEN}

@@ -84,9 +84,9 @@ def test_night_is_dark_and_a_white_page_is_white(ui: WebUIPage) -> None:
 
 
 def test_settings_are_saved_and_come_back_with_their_source(ui: WebUIPage, own: Path) -> None:
-    ui.page.locator("#oms_source input[value=color]").check()
+    ui.follow("color")
     ui.find("oms_color").wait_for(state="visible")
-    ui.find("oms_fine", ".label-wrap").click()
+    ui.find("oms_advanced", ".label-wrap").click()
     wait_for_value(ui, "oms_quiet", "4")  # which suits a color, as a person chose it
     ui.set_number("oms_quiet", 9)
     ui.set_number("oms_strength", 0.5)
@@ -168,7 +168,7 @@ def test_a_preset_is_set_with_the_keyboard_alone(ui: WebUIPage) -> None:
 
 def test_a_pasted_picture_keeps_its_own_quiet_noise(ui: WebUIPage) -> None:
     """An infotext names the source and not `quiet` where that was 0; before, the source's events set it to 4."""
-    ui.find("oms_fine", ".label-wrap").click()
+    ui.find("oms_advanced", ".label-wrap").click()
     text = "a red circle\nSteps: 1, Sampler: Euler, Seed: 1, OMS: True, OMS source: color, OMS color: #336699"
     ui.paste(text)
     ui.find("oms_color").wait_for(state="visible")
