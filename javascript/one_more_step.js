@@ -63,21 +63,36 @@
     }
 
     // ---- count of tokens ------------------------------------------------------------------------------------------
-    let counted = null;
+    let asked = null; // the text that was to be counted last
+    let answered; // the text that the count in the page is of
     let waiting;
 
     function count() {
         const button = document.querySelector("#oms_prompt_count_button");
         const text = field()?.value;
-        if (!button || text === undefined || text === counted) return;
-        counted = text;
+        if (!button || text === undefined || text === asked) return;
+        asked = text;
         button.click();
+    }
+
+    function countSoon() {
+        clearTimeout(waiting);
+        waiting = setTimeout(count, COUNT_AFTER);
+    }
+
+    // gradio 4 drops a click while it waits for the answer to the last one.
+    function countAgain() {
+        const shown = document.querySelector(".oms-count")?.dataset.of;
+        if (shown === undefined || shown === answered) return;
+        answered = shown;
+        if (shown === field()?.value) return;
+        asked = null;
+        countSoon();
     }
 
     function promptChanged() {
         refresh();
-        clearTimeout(waiting);
-        waiting = setTimeout(count, COUNT_AFTER);
+        countSoon();
     }
 
     // ---- pictures of this page ------------------------------------------------------------------------------------
@@ -129,5 +144,8 @@
 
     window.oneMoreStep = { promptChanged };
     onUiLoaded(promptChanged);
-    onAfterUiUpdate(refresh);
+    onAfterUiUpdate(() => {
+        refresh();
+        countAgain();
+    });
 })();

@@ -60,5 +60,7 @@ def as_html() -> str:
 
 
 def _count(prompt: Any) -> str:
-    told = token_count.of(str(prompt or ""))
-    return f"<span class='oms-count' title='Tokens of the OMS prompt'>{told}</span>" if told else ""
+    """The count, and of which text it is: the script asks again where that is another's by now."""
+    text = str(prompt or "")
+    title = "Tokens of the OMS prompt, and how many its chunks have room for"
+    return f"<span class='oms-count' title='{title}' data-of='{html.escape(text)}'>{token_count.of(text)}</span>"

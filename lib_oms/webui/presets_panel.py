@@ -18,7 +18,6 @@ from lib_oms.webui.controls import unsaved
 
 NAMED = tuple(setting.name for setting in SETTINGS if setting.name not in LEFT_ALONE)
 """The settings of a preset, in their order."""
-_LABEL = "font-size: 0.9em; font-weight: 600; padding: 2px 4px"
 _LINE = "font-size: 0.9em; padding: 2px 4px; overflow-wrap: anywhere"
 _PATIENT = {"show_progress": False}
 
@@ -29,44 +28,50 @@ def presets() -> Presets:
 
 
 class Panel:
-    """The buttons and the folded part, made where they are to stand; `connect` lets them act, once all controls of the
-    settings are made.
+    """The buttons, made where they are to stand; then `fold` makes what is folded away, and `connect` lets both act,
+    once all controls of the settings are made.
     """
 
     def __init__(self) -> None:
-        there = presets().all()
         with gr.Column(elem_id="oms_start_from", min_width=240):
-            gr.HTML(f"<div style='{_LABEL}'>Start from</div>")
-            with gr.Row(elem_classes=["oms-presets"]):
+            gr.HTML("<span class='oms-label'>Start from</span>")
+            with gr.Row(elem_classes=["oms-buttons"]):
                 self._to_begin_with = [
-                    _button(preset.name, f"oms_preset_{i}") for i, preset in enumerate(there) if preset.is_built_in
+                    _button(preset.name, f"oms_preset_{i}")
+                    for i, preset in enumerate(presets().all())
+                    if preset.is_built_in and not preset.problem
                 ]
-            with gr.Accordion("Presets", open=False, elem_id="oms_presets"):
-                self._name = gr.Dropdown(
-                    _names(there),
+            self._told = gr.HTML("", elem_id="oms_preset_told")
+
+    def fold(self) -> None:
+        """Makes the part in which a person's own presets are saved, loaded, deleted and shared."""
+        with gr.Accordion("Presets: save, load, share", open=False, elem_id="oms_presets"):
+            self._name = unsaved(
+                gr.Dropdown(
+                    _names(presets().all()),
                     label="Preset",
                     info="Choose one, or write the name of a new one. All settings but the OMS model are in it.",
                     allow_custom_value=True,
                     elem_id="oms_preset",
                 )
-                with gr.Row():
-                    self._load = _button("Load preset", "oms_preset_load")
-                    self._save = _button("Save preset", "oms_preset_save")
-                    self._delete = _button("Delete preset", "oms_preset_delete")
-                self._text = gr.Textbox(
+            )
+            with gr.Row(elem_classes=["oms-buttons"]):
+                self._load = _button("Load preset", "oms_preset_load")
+                self._save = _button("Save preset", "oms_preset_save")
+                self._delete = _button("Delete preset", "oms_preset_delete")
+            self._text = unsaved(
+                gr.Textbox(
                     label="Preset as JSON",
                     placeholder="Show a preset to share it, or put here what somebody shared.",
                     lines=2,
                     max_lines=8,
                     elem_id="oms_preset_json",
                 )
-                with gr.Row():
-                    self._show = _button("Show as JSON", "oms_preset_show")
-                    self._add = _button("Add from JSON", "oms_preset_add")
-                self._broken = gr.HTML(_broken, elem_id="oms_presets_broken")
-            self._told = gr.HTML("", elem_id="oms_preset_told")
-        unsaved(self._name)
-        unsaved(self._text)
+            )
+            with gr.Row(elem_classes=["oms-buttons"]):
+                self._show = _button("Show as JSON", "oms_preset_show")
+                self._add = _button("Add from JSON", "oms_preset_add")
+            self._broken = gr.HTML(_broken, elem_id="oms_presets_broken")
 
     def connect(self, controls: Mapping[str, Any]) -> None:
         """Lets a preset set `controls`, by the settings' names."""

@@ -35,6 +35,7 @@ def build() -> list[Any]:
         with gr.Row(elem_id=elem_id("strength_row")):
             controls["strength"] = slider("strength")
             start_from = presets_panel.Panel()
+        start_from.fold()
         advanced = _advanced(controls)
         with gr.Accordion("OMS models", open=False, elem_id=elem_id("library")) as models:
             with gr.Row(elem_id=elem_id("module_row")):

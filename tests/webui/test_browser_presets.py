@@ -84,13 +84,13 @@ def test_night_is_dark_and_a_white_page_is_white(ui: WebUIPage) -> None:
 
 
 def test_settings_are_saved_and_come_back_with_their_source(ui: WebUIPage, own: Path) -> None:
+    ui.write("oms_prompt", "dusk")
     ui.follow("color")
     ui.find("oms_color").wait_for(state="visible")
     ui.find("oms_advanced", ".label-wrap").click()
     wait_for_value(ui, "oms_quiet", "4")  # which suits a color, as a person chose it
     ui.set_number("oms_quiet", 9)
     ui.set_number("oms_strength", 0.5)
-    ui.write("oms_prompt", "dusk")
     unfold(ui)
     name_preset(ui, "Blue hour")
     ui.find("oms_preset_save").click()
