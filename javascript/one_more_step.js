@@ -5,7 +5,7 @@
 
 (function () {
     const COUNT_AFTER = 600; // milliseconds without another letter
-    const PICTURES = "#oms_picture_image, #oms_brush_image";
+    const PICTURES = "#oms_picture_image";
 
     const field = () => document.querySelector("#oms_prompt textarea");
     const chips = () => [...document.querySelectorAll(".oms-chips button[data-word]")];
@@ -60,6 +60,9 @@
             if (chip.getAttribute("aria-pressed") !== pressed) chip.setAttribute("aria-pressed", pressed);
         }
         for (const group of document.querySelectorAll(".oms-chips[hidden]")) group.hidden = false;
+        const presets = document.querySelector("#oms_start_from .oms-buttons");
+        presets?.setAttribute("role", "group");
+        presets?.setAttribute("aria-label", "Start from");
     }
 
     // ---- count of tokens ------------------------------------------------------------------------------------------

@@ -40,7 +40,8 @@ def ui(demo: DemoProcess, own: Path, context: "BrowserContext") -> Iterator[WebU
 
 
 def start_from(ui: WebUIPage, name: str) -> None:
-    ui.page.locator("#oms_start_from").get_by_role("button", name=name, exact=True).click()
+    presets = ui.page.get_by_role("group", name="Start from")
+    presets.get_by_role("button", name=name, exact=True).click()
     wait_until_told(ui, f"{name} is set.")
 
 
@@ -167,7 +168,7 @@ def test_a_preset_is_set_with_the_keyboard_alone(ui: WebUIPage) -> None:
 
 
 def test_a_pasted_picture_keeps_its_own_quiet_noise(ui: WebUIPage) -> None:
-    """An infotext names the source and not `quiet` where that was 0; before, the source's events set it to 4."""
+    """An infotext names the source and not `quiet` where that was 0, which the source's own events must not change."""
     ui.find("oms_advanced", ".label-wrap").click()
     text = "a red circle\nSteps: 1, Sampler: Euler, Seed: 1, OMS: True, OMS source: color, OMS color: #336699"
     ui.paste(text)
