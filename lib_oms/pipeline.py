@@ -23,6 +23,7 @@ from lib_oms.module import OMSModule
 from lib_oms.settings import ALL_DETAIL, COLOR, NONE, PICTURE, PROMPT, STYLE, OMSSettings
 from lib_oms.step import VANISHING_SIGMA, FirstStep, guided, sigma_of, start_from, x0hat_of
 from lib_oms.text import TextEncoder
+from lib_oms.text.prompt import MAIN_PROMPT, MOST_TIMES
 
 
 class OneMoreStep:
@@ -92,7 +93,8 @@ class OneMoreStep:
         Args:
             pipe: the pipeline; used as it is, scheduler, LoRAs and all.
             prompt: the main prompt, or one per picture.
-            oms_prompt: the prompt psi sees; None is the main prompt. One for all, or one per prompt.
+            oms_prompt: the prompt psi sees, in which [PROMPT] stands for the main prompt; None is the main prompt. One
+                for all, or one per prompt.
             oms_guidance_scale: 1 computes no unconditional half.
             oms_negative_prompt: for scales other than 1. One for all, or one per prompt.
             eta: the OMS step's share of fresh noise: 0 is DDIM, 1 is DDPM.
@@ -142,7 +144,7 @@ class OneMoreStep:
         count = _count(prompt, kwargs)
         asked, negative = [], []
         if settings.uses_prompt:
-            asked = _per_picture(prompt if oms_prompt is None else oms_prompt, "oms_prompt", count, pictures)
+            asked = _oms_prompts(prompt, oms_prompt, count, pictures)
             negative = _per_picture(oms_negative_prompt, "oms_negative_prompt", count, pictures)
 
         noise = _noise(pipe, count * pictures, generator, latents, kwargs)
@@ -335,6 +337,17 @@ def _per_picture(prompts: str | Sequence[str] | None, name: str, count: int, pic
     if len(prompts) != count:
         raise OMSError(f"{name} has {len(prompts)} texts for {count} prompts; give one for all, or one each")
     return [prompt for prompt in prompts for _ in range(pictures)]
+
+
+def _oms_prompts(main: Any, asked: Any, count: int, pictures: int) -> list[str]:
+    """The OMS prompt of each picture."""
+    given = _per_picture(main if asked is None else asked, "oms_prompt", count, pictures)
+    if not any(MAIN_PROMPT in text for text in given) or asked is None:
+        return given
+    if main is None:
+        raise OMSError(f"there is no prompt that {MAIN_PROMPT} could stand for, only prompt_embeds; give it as prompt")
+    mains = _per_picture(main, "prompt", count, pictures)
+    return [text.replace(MAIN_PROMPT, own, MOST_TIMES) for text, own in zip(given, mains, strict=True)]
 
 
 def _noise(pipe: Any, count: int, generator: Any, latents: Tensor | None, kwargs: dict[str, Any]) -> Tensor:

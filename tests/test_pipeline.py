@@ -311,6 +311,17 @@ def test_the_oms_prompt_is_its_own(pipe: Any, oms: OneMoreStep) -> None:
         torch.testing.assert_close(first, closed_form(x0hat(oms.module, noise, seen), noise, 901), rtol=0, atol=2e-5)
 
 
+def test_in_the_oms_prompt_the_main_prompt_has_a_name(pipe: Any, oms: OneMoreStep) -> None:
+    noise = torch.randn(2, 4, 8, 8, generator=generator())
+    asked = {"prompt": ["a", "b"], "oms_prompt": "night, [PROMPT]", "generator": generator()}
+    first, _ = run(pipe, lambda **k: oms(pipe, **k), **asked)
+    expected = x0hat(oms.module, noise, ["night, a", "night, b"])
+    torch.testing.assert_close(first, closed_form(expected, noise, 901), rtol=0, atol=2e-5)
+    embeds = pipe.encode_prompt("night", "cpu", 1, False)[0]
+    with pytest.raises(OMSError, match=r"no prompt that \[PROMPT\] could stand for"):
+        run(pipe, lambda **k: oms(pipe, **k), prompt_embeds=embeds, oms_prompt="[PROMPT], night")
+
+
 def test_latents_that_are_given_are_the_noise(pipe: Any, oms: OneMoreStep) -> None:
     pipe.scheduler = copy.deepcopy(SCHEDULERS["Euler"][0])
     noise = torch.randn(1, 4, 6, 10)

@@ -133,6 +133,11 @@ class StableDiffusionProcessing:
                 f"Received a different number of prompts ({len(self.all_prompts)}) "
                 f"and negative prompts ({len(self.all_negative_prompts)})"
             )
+        styles = shared.prompt_styles
+        self.all_prompts = [styles.apply_styles_to_prompt(prompt, self.styles) for prompt in self.all_prompts]
+        self.all_negative_prompts = [
+            styles.apply_negative_styles_to_prompt(prompt, self.styles) for prompt in self.all_negative_prompts
+        ]
         self.main_prompt = self.all_prompts[0]
         self.main_negative_prompt = self.all_negative_prompts[0]
 

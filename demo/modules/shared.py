@@ -4,7 +4,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from modules import devices, options, paths_internal, shared_options
+from modules import devices, options, paths_internal, shared_options, styles
 from modules.options import OptionHTML, OptionInfo, options_section
 from modules.shared_cmd_options import cmd_opts
 from modules.shared_state import State
@@ -20,14 +20,17 @@ demo: Any = None
 """the gradio Blocks of the page, once it is made"""
 
 config_filename = ""
+prompt_styles: styles.StyleDatabase
+"""of styles.csv; there from load_options on"""
 
 
 def load_options() -> None:
-    """Forgets what extensions have added, and reads config.json of the data folder."""
-    global config_filename, options_templates
+    """Forgets what extensions have added, and reads config.json and styles.csv of the data folder."""
+    global config_filename, options_templates, prompt_styles
     config_filename = f"{paths_internal.data_path}/config.json"
     options_templates = opts.data_labels = shared_options.templates()
     opts.load(config_filename)
+    prompt_styles = styles.StyleDatabase(f"{paths_internal.data_path}/styles.csv")
 
 
 class _Shared(ModuleType):

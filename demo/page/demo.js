@@ -1,4 +1,5 @@
-// The page's own script: progress while a picture is made, and accordions that carry a tick box.
+// The page's own script: progress while a picture is made, accordions that carry a tick box, and what extensions' scripts
+// may call.
 "use strict";
 
 (function () {
@@ -59,6 +60,48 @@
         return args;
     }
 
+    // ---- what the host's page offers to scripts of extensions (script.js, javascript/edit-attention.js) -------------
+    const callbacks = { loaded: [], afterUpdate: [] };
+    let isLoaded = false;
+    let updated;
+
+    window.gradioApp = () => document;
+    window.onUiLoaded = (callback) => callbacks.loaded.push(callback);
+    window.onAfterUiUpdate = (callback) => callbacks.afterUpdate.push(callback);
+
+    function tellScripts() {
+        if (!isLoaded && byId("txt2img_prompt")) {
+            isLoaded = true;
+            callbacks.loaded.forEach((callback) => callback());
+        }
+        clearTimeout(updated);
+        updated = setTimeout(() => callbacks.afterUpdate.forEach((callback) => callback()), 200);
+    }
+
+    // Ctrl+Up and Ctrl+Down: the selected words, or the one at the cursor, get a weight.
+    addEventListener("keydown", (event) => {
+        const target = event.composedPath()[0];
+        const step = { ArrowUp: 0.1, ArrowDown: -0.1 }[event.key];
+        const isPrompt = target.matches?.(":is([id*='_toprow'] [id*='_prompt'], .prompt) textarea");
+        if (!step || !isPrompt || !(event.ctrlKey || event.metaKey)) return;
+        event.preventDefault();
+        const text = target.value;
+        let [start, end] = [target.selectionStart, target.selectionEnd];
+        if (start === end) {
+            while (start > 0 && !/[\s.,()]/.test(text[start - 1])) start--;
+            while (end < text.length && !/[\s.,:()]/.test(text[end])) end++;
+        }
+        const weighted = text[start - 1] === "(" && text.slice(end).match(/^:([\d.]+)\)/);
+        const weight = Math.round(10 * ((weighted ? Number(weighted[1]) : 1) + step)) / 10;
+        const [before, after] = weighted ? [start - 1, end + weighted[0].length] : [start, end];
+        const words = text.slice(start, end);
+        const made = weight === 1 ? words : `(${words}:${weight.toFixed(1)})`;
+        target.value = text.slice(0, before) + made + text.slice(after);
+        target.selectionStart = before + made.indexOf(words);
+        target.selectionEnd = target.selectionStart + words.length;
+        target.dispatchEvent(new Event("input", { bubbles: true }));
+    });
+
     // ---- accordions whose being open is a value (ui_components.InputAccordion) -------------------------------------
     function setUpAccordion(accordion) {
         const header = accordion.querySelector(".label-wrap");
@@ -105,7 +148,10 @@
     }
 
     document.addEventListener("DOMContentLoaded", () => {
-        new MutationObserver(setUpAll).observe(document.body, { childList: true, subtree: true });
+        new MutationObserver(() => {
+            setUpAll();
+            tellScripts();
+        }).observe(document.body, { childList: true, subtree: true });
         setUpAll();
     });
 

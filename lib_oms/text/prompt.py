@@ -37,6 +37,11 @@ _schedule_piece = re.compile(r"\\.|[\[\]():|]|[^\\\[\]():|]+|\\", re.DOTALL)
 _attention_piece = re.compile(rf"\\[()\[\]\\]|:\s*({_NUMBER})\s*\)|[()\[\]:\\]|[^()\[\]:\\]+")
 
 
+MAIN_PROMPT = "[PROMPT]"
+"""What stands for the main prompt in an OMS prompt, in these very letters."""
+MOST_TIMES = 8  # that it does so in one prompt: keeps hostile ones from growing beyond all bounds
+
+
 class Span(NamedTuple):
     """A run of text whose tokens share one attention weight."""
 
@@ -50,6 +55,13 @@ def parse_prompt(prompt: str) -> list[list[Span]]:
     Returns one list of spans per section; sections are separated by BREAK, and each starts a new chunk. No text raises.
     """
     return parse_attention(first_step_text(prompt))
+
+
+def oms_prompt(asked: str, main_prompt: str) -> str:
+    """The OMS prompt of a picture: what was asked for, the picture's main prompt in place of MAIN_PROMPT; empty, the
+    main prompt.
+    """
+    return asked.replace(MAIN_PROMPT, main_prompt, MOST_TIMES) if asked.strip() else main_prompt
 
 
 def first_step_text(prompt: str, steps: int | None = None) -> str:

@@ -5,6 +5,7 @@ The rules are the WebUI's; where they differ from it, lib_oms/text/encoders.py s
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lib_oms.errors import OMSError
-from lib_oms.text.prompt import Span
+from lib_oms.text.prompt import Span, parse_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -149,6 +150,19 @@ class Tower(TextTower):
         if self.penultimate:
             return self.model(input_ids=ids, output_hidden_states=True).hidden_states[-2]
         return self.model(input_ids=ids).last_hidden_state
+
+
+def prompt_length(tokenizer: Any, prompt: str) -> tuple[int, int]:
+    """How many tokens a prompt takes, full chunks counted whole as the WebUI does, and how many its chunks have room
+    for.
+
+    Raises:
+        OMSError: the tokenizer is none of CLIP's.
+    """
+    tower = TextTower(tokenizer, 0, sys.maxsize)
+    *full, last = tower.chunks(parse_prompt(prompt))
+    before = CHUNK * len(full)
+    return before + last.ids.index(tower._end, 1) - 1, before + CHUNK
 
 
 def emphasize(states: Tensor, weights: Sequence[float]) -> Tensor:

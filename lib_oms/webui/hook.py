@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from lib_oms.library.fingerprint import fingerprint
 from lib_oms.settings import OMSSettings
 from lib_oms.step import Start
 from lib_oms.text import TextEncoder
-from lib_oms.webui import given, host, host_text, infotext, memory, offer, options, progress, trouble, xyz
+from lib_oms.webui import given, host, host_styles, host_text, infotext, memory, offer, options, progress, trouble, xyz
 from lib_oms.webui.first_step import NotApplicable, first_step
 from lib_oms.webui.loaded import LOADED
 from lib_oms.webui.request import Request, starts
@@ -42,7 +42,7 @@ def before_generating(p: Any, args: Sequence[Any]) -> None:
         if went_without is not None:
             infotext.write_skipped(p, went_without)
             return
-        settings = given.with_small_pictures(OMSSettings.from_args(args, axes))
+        settings = _settings(args, axes)
         entry = _chosen(p, settings)
         infotext.write(p, settings, entry)
         setattr(p, _CHOSEN, (settings.module, host.latents_of(p.sd_model), entry))
@@ -64,7 +64,7 @@ def before_sampling(p: Any, args: Sequence[Any], noise: Tensor) -> None:
     try:
         if OMSSettings.asked_for(args, axes) and host.is_first_pass(p):
             infotext.clear(p)
-            _take_the_step(p, given.with_small_pictures(OMSSettings.from_args(args, axes)), noise)
+            _take_the_step(p, _settings(args, axes), noise)
     except NotApplicable as reason:
         _go_without(p, str(reason))
     except Exception as error:
@@ -76,6 +76,11 @@ def before_sampling(p: Any, args: Sequence[Any], noise: Tensor) -> None:
             _go_without(p, f"it failed: {host.message(error)}")
         else:
             host.fail(p, host.message(error))
+
+
+def _settings(args: Sequence[Any], axes: Mapping[str, Any]) -> OMSSettings:
+    """The request's settings, as its infotext can hold them."""
+    return given.with_small_pictures(host_styles.put_in(OMSSettings.from_args(args, axes)))
 
 
 def _go_without(p: Any, reason: str) -> None:

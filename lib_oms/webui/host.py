@@ -295,6 +295,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SD_WEBUI_CACHE_DIR") or Path(paths.data_path) / "cache")
 
 
+def user_folder() -> Path:
+    """Where a person's own presets and words are: beside the host's own settings, which no update of ours touches."""
+    return Path(paths.data_path) / "one-more-step"
+
+
 def checkpoint_places(model: Any) -> list[Path]:
     """The loaded model's file, if it is an SD2.x, that which --ckpt names, and the folders of checkpoints."""
     asked = [getattr(shared.cmd_opts, name, None) for name in ("ckpt_dir", "ckpt_dirs")]

@@ -14,7 +14,7 @@ from lib_oms.errors import OMSError
 from lib_oms.module import OMSModule, Texts
 from lib_oms.settings import ALL_DETAIL, PROMPT, OMSSettings
 from lib_oms.step import NO_TRIMS, FirstStep, Start, Trims, guided, start_at, x0hat_of
-from lib_oms.text.prompt import first_step_text
+from lib_oms.text.prompt import first_step_text, oms_prompt
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,8 @@ class Request:
 
     @property
     def oms_prompts(self) -> list[str]:
-        """The OMS prompt of each picture at its first step: the one that was given, else the picture's main prompt."""
-        asked = self.settings.prompt
-        return [first_step_text(asked if asked.strip() else prompt, self.steps) for prompt in self.prompts]
+        """The OMS prompt of each picture at its first step; see lib_oms.text.prompt.oms_prompt."""
+        return [first_step_text(oms_prompt(self.settings.prompt, prompt), self.steps) for prompt in self.prompts]
 
     @property
     def negative_prompt(self) -> str:

@@ -9,7 +9,7 @@ import gradio as gr
 from modules import ui_components
 
 from lib_oms.settings import AUTOMATIC, BRUSH, COLOR, NONE, PICTURE, PROMPT, SETTINGS, STYLE
-from lib_oms.webui import given_panel, library_panel, module_note, offer, preview_row, styles
+from lib_oms.webui import chips, given_panel, library_panel, module_note, offer, presets_panel, preview_row, styles
 from lib_oms.webui.controls import BY_NAME, color_picker, dropdown, elem_id, radio, slider, textbox
 from lib_oms.webui.library_panel import Panel
 
@@ -40,6 +40,8 @@ def build() -> list[Any]:
         preview_row.build()
         with gr.Row(elem_id=elem_id("strength_row")):
             controls["strength"] = slider("strength")
+            start_from = presets_panel.Panel()
+        start_from.fold()
         advanced = _advanced(controls)
         with gr.Accordion("OMS models", open=False, elem_id=elem_id("library")) as models:
             with gr.Row(elem_id=elem_id("module_row")):
@@ -49,6 +51,7 @@ def build() -> list[Any]:
             panel = library_panel.build(models, banner)
         _follow_the_source(controls, [*followed, advanced])
         _keep_up_to_date(controls, refresh, note, panel)
+        start_from.connect(controls)
     for setting in SETTINGS:
         controls[setting.name].value = setting.filled_in
     return [controls[setting.name] for setting in SETTINGS]
@@ -57,7 +60,8 @@ def build() -> list[Any]:
 def _followed(controls: dict[str, Any]) -> list[Any]:
     """What the source is given by. Returns the frames, in the order in which `_shown` speaks of them."""
     with gr.Column(elem_id=elem_id("prompt_frame")) as prompt:
-        controls["prompt"] = textbox("prompt", "black background, one candle", lines=2)
+        controls["prompt"] = textbox("prompt", "black background, one candle", lines=2, elem_classes=["prompt"])
+        chips.build(controls)
     with gr.Row(visible=False, elem_id=elem_id("given_row")) as row:
         with gr.Column(min_width=240):
             frames = {name: gr.Column(visible=False, elem_id=elem_id(f"{name}_frame")) for name in _GIVEN}

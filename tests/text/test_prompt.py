@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prompt_strategies import ANY_TEXT
 
-from lib_oms.text.prompt import MAX_WEIGHT, Span, first_step_text, parse_attention, parse_prompt
+from lib_oms.text.prompt import MAX_WEIGHT, Span, first_step_text, oms_prompt, parse_attention, parse_prompt
 
 
 @pytest.mark.parametrize(
@@ -142,3 +142,24 @@ def test_hostile_length_takes_linear_time(piece: str) -> None:
     start = time.process_time()
     parse_prompt(piece * (100_000 // len(piece)))
     assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("asked", "main", "prompt"),
+    [
+        ("", "a lighthouse", "a lighthouse"),
+        (" \n", "a lighthouse", "a lighthouse"),
+        ("night", "a lighthouse", "night"),
+        ("[PROMPT], night", "a lighthouse", "a lighthouse, night"),
+        ("([PROMPT]:0.5), night", "a lighthouse", "(a lighthouse:0.5), night"),
+        ("[prompt], night", "a lighthouse", "[prompt], night"),
+        ("[PROMPT]", "[PROMPT]", "[PROMPT]"),
+        ("[PROMPT]", "", ""),
+    ],
+)
+def test_the_main_prompt_has_a_name_in_the_oms_prompt(asked: str, main: str, prompt: str) -> None:
+    assert oms_prompt(asked, main) == prompt
+
+
+def test_the_main_prompt_s_name_makes_no_prompt_grow_beyond_bounds() -> None:
+    assert len(oms_prompt("[PROMPT]" * 10_000, "a" * 100_000)) < 1_000_000

@@ -759,3 +759,12 @@ def test_extension_that_cannot_be_imported_says_so_and_stops_nothing(tmp_path: P
         assert "Run this by hand, then restart the WebUI:\n\n    python -m pip install x" in told
     finally:
         webui.close()
+
+
+def test_in_the_oms_prompt_the_main_prompt_has_a_name(webui: WebUI) -> None:
+    made = webui.txt2img({"prompt": "[PROMPT], night"}, prompt="a red circle <lora:none:1>", sampler_name="Euler")
+    same = webui.txt2img({"prompt": "a red circle , night"}, prompt="a red circle", sampler_name="Euler")
+    other = webui.txt2img({"prompt": "night"}, prompt="a red circle", sampler_name="Euler")
+    assert torch.equal(made.seen[0].x, same.seen[0].x)
+    assert not torch.equal(made.seen[0].x, other.seen[0].x)
+    assert 'OMS prompt: "[PROMPT], night"' in made.infotext
