@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 from browser_helpers import DemoProcess, WebUIPage, brightness
 
+from lib_oms.settings import SETTINGS
+
 pytest.importorskip("gradio")
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext
+
+QUIET = next(setting for setting in SETTINGS if setting.name == "quiet").by_source["color"]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +93,7 @@ def test_settings_are_saved_and_come_back_with_their_source(ui: WebUIPage, own: 
     ui.follow("color")
     ui.find("oms_color").wait_for(state="visible")
     ui.find("oms_advanced", ".label-wrap").click()
-    wait_for_value(ui, "oms_quiet", "4")  # which suits a color, as a person chose it
+    wait_for_value(ui, "oms_quiet", str(QUIET))  # which suits a color, as a person chose it
     ui.set_number("oms_quiet", 9)
     ui.set_number("oms_strength", 0.5)
     unfold(ui)
