@@ -11,15 +11,17 @@ from lib_oms.errors import OMSError
 from lib_oms.given import VAELatents, find_style, latents_of, small_picture, trims_of
 from lib_oms.settings import BRUSH, COLOR, PICTURE, STYLE, OMSSettings
 from lib_oms.step import Trims
-from lib_oms.webui import host
+from lib_oms.webui import host, host_styles
 
 
-def with_small_pictures(settings: OMSSettings) -> OMSSettings:
-    """These settings with the picture that they follow as small as it is needed, and as an infotext can hold it.
+def settled(settings: OMSSettings) -> OMSSettings:
+    """These settings as an infotext can hold them: the texts of the host's styles in place of their names, and the
+    picture that is followed as small as it is needed.
 
     Raises:
-        SettingError: it is no picture, broken, or too large.
+        SettingError: there is no such style; the picture is none, broken, or too large.
     """
+    settings = host_styles.put_in(settings)
     if settings.source not in (PICTURE, BRUSH):
         return settings
     name = settings.source

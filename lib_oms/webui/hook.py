@@ -15,7 +15,7 @@ from lib_oms.library.fingerprint import fingerprint
 from lib_oms.settings import OMSSettings
 from lib_oms.step import Start
 from lib_oms.text import TextEncoder
-from lib_oms.webui import given, host, host_styles, host_text, infotext, memory, offer, options, progress, trouble, xyz
+from lib_oms.webui import given, host, host_text, infotext, memory, offer, options, progress, trouble, xyz
 from lib_oms.webui.first_step import NotApplicable, first_step
 from lib_oms.webui.loaded import LOADED
 from lib_oms.webui.request import Request, starts
@@ -80,7 +80,7 @@ def before_sampling(p: Any, args: Sequence[Any], noise: Tensor) -> None:
 
 def _settings(args: Sequence[Any], axes: Mapping[str, Any]) -> OMSSettings:
     """The request's settings, as its infotext can hold them."""
-    return given.with_small_pictures(host_styles.put_in(OMSSettings.from_args(args, axes)))
+    return given.settled(OMSSettings.from_args(args, axes))
 
 
 def _go_without(p: Any, reason: str) -> None:

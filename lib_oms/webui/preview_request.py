@@ -12,7 +12,7 @@ from modules import sd_samplers
 from lib_oms.errors import SettingError
 from lib_oms.settings import OMSSettings, close_to
 from lib_oms.webui.first_pass import Wanted
-from lib_oms.webui.given import with_small_pictures
+from lib_oms.webui.given import settled
 
 SETTINGS = "oms"
 """The name in the body under which the settings stand."""
@@ -43,7 +43,7 @@ def read(body: Any) -> tuple[Wanted, OMSSettings]:
     if not isinstance(settings, Mapping):
         raise SettingError(f"{SETTINGS} has to be an object of settings by name, see /oms/v1/settings.")
     given = {name: _checked(name, value) for name, value in body.items() if name != SETTINGS and value is not None}
-    return Wanted(**given), with_small_pictures(OMSSettings.from_args([{**settings, "enabled": True}]))
+    return Wanted(**given), settled(OMSSettings.from_args([{**settings, "enabled": True}]))
 
 
 def _checked(name: str, value: Any) -> Any:

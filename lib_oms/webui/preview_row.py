@@ -16,7 +16,7 @@ from lib_oms.settings import SETTINGS, OMSSettings
 from lib_oms.webui import host, page_controls, trouble
 from lib_oms.webui.compare import compare
 from lib_oms.webui.first_pass import Wanted
-from lib_oms.webui.given import with_small_pictures
+from lib_oms.webui.given import settled
 from lib_oms.webui.numbers import Numbers
 from lib_oms.webui.preview import Preview, png, preview
 
@@ -73,7 +73,7 @@ def _listen(
 
 def _previewed(page: dict[str, Any], settings: list[Any]) -> str:
     asked = OMSSettings.from_args([dict(zip(_SETTINGS, settings, strict=True))])
-    return as_html(preview(Wanted(**page), with_small_pictures(asked)))
+    return as_html(preview(Wanted(**page), settled(asked)))
 
 
 def _compared(page: dict[str, Any], script_args: list[Any]) -> str:

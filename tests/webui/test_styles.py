@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import requests
 import torch
 from extension_helpers import RequestFailed, WebUI
 
@@ -42,6 +43,15 @@ def test_a_style_is_put_in_by_its_name(webui: WebUI, asked: str, meant: str) -> 
     assert "STYLE" not in made.infotext
     again = webui.txt2img(infotext=made.infotext, styles=[], sampler_name="Euler")
     assert torch.equal(again.seen[0].x, made.seen[0].x)
+
+
+def test_a_preview_has_it_too(webui: WebUI) -> None:
+    named, same = (
+        requests.post(f"{webui.url}/oms/v1/preview", json={"seed": 1, "oms": {"prompt": text}}, timeout=120)
+        for text in ("night, [STYLE: Fog]", "night, fog, mist")
+    )
+    assert named.status_code == 200, named.text
+    assert named.json()["image"] == same.json()["image"]
 
 
 def test_of_a_style_the_negative_text_goes_into_the_negative_prompt(webui: WebUI) -> None:
