@@ -1,6 +1,6 @@
 // What the page of One More Step can do beyond gradio: words that a click puts into the OMS prompt and takes out again, a
-// count of its tokens, and pictures of this page dropped onto a place for a picture. All of it works on what stands in
-// the page; where this script is missing, nothing else is.
+// count of its tokens, headers that the keyboard reaches, and pictures of this page dropped onto a place for a picture.
+// All of it works on what stands in the page; where this script is missing, nothing else is.
 "use strict";
 
 (function () {
@@ -64,6 +64,23 @@
         presets?.setAttribute("role", "group");
         presets?.setAttribute("aria-label", "Start from");
     }
+
+    // ---- headers of accordions: no buttons in gradio 3 -------------------------------------------------------------
+    const HEADS = ":is(#oms_presets, #oms_advanced, #oms_library) > div.label-wrap";
+
+    function makeHeadsButtons() {
+        for (const head of document.querySelectorAll(HEADS)) {
+            head.tabIndex = 0;
+            head.setAttribute("role", "button");
+            head.setAttribute("aria-expanded", String(head.classList.contains("open")));
+        }
+    }
+
+    document.addEventListener("keydown", (event) => {
+        if (!event.target.matches?.(HEADS) || !["Enter", " "].includes(event.key)) return;
+        event.preventDefault();
+        event.target.click();
+    });
 
     // ---- count of tokens ------------------------------------------------------------------------------------------
     let asked = null; // the text that was to be counted last
@@ -150,5 +167,6 @@
     onAfterUiUpdate(() => {
         refresh();
         countAgain();
+        makeHeadsButtons();
     });
 })();
