@@ -66,11 +66,11 @@ def brightness(image: Image.Image) -> float:
 
 
 class DemoProcess:
-    """`python -m demo` on a free loopback port, with this repository as its extension. Raises RuntimeError with the
-    end of its log where it does not start.
+    """`python -m demo` on a free loopback port, with this repository as its extension; downloads come from the hub at
+    the given address. Raises RuntimeError with the end of its log where it does not start.
     """
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, hub: str | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._log = folder / "demo.log"
         self.modules = folder / "modules"
@@ -95,8 +95,12 @@ class DemoProcess:
             str(self.modules),
             *arguments,
         ]
+        environment = dict(os.environ)
+        if hub is not None:
+            environment = {key: value for key, value in environment.items() if not key.lower().endswith("_proxy")}
+            environment.update(HF_ENDPOINT=hub, HF_HUB_OFFLINE="0")
         with self._log.open("w", encoding="utf-8") as log:
-            self._process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+            self._process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
         self.url = self._wait()
 
     def add_module(self, name: str) -> Path:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from browser_helpers import chromium, find_browser
+from browser_helpers import DemoProcess, chromium, find_browser
 from extension_helpers import WebUI
+from hub_server import Hub
 from text_helpers import BIG_G, CLIP_L, text_model, tokenizer
 from untrained_helpers import place_untrained
 
@@ -34,11 +35,27 @@ def browser() -> str:
     return path
 
 
+@pytest.fixture(scope="session")
+def demo(browser: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoProcess]:
+    """The plain one as a process of its own, for all files; whoever puts a file into its folders takes it away."""
+    with DemoProcess(tmp_path_factory.mktemp("demo")) as running:
+        yield running
+
+
 @pytest.fixture(scope="module")
 def context(browser: str, tmp_path_factory: pytest.TempPathFactory) -> "Iterator[BrowserContext]":
     """Headless Chromium, started once a file; playwright allows no second one beside it."""
     with chromium(tmp_path_factory.mktemp("profile"), browser, viewport={"width": 1280, "height": 1000}) as context:
         yield context
+
+
+@pytest.fixture(scope="module")
+def hub(published: dict[str, dict[str, bytes]]) -> Iterator[Hub]:
+    """A hub on loopback with the published repositories, small."""
+    hub = Hub()
+    hub.repositories = {name: dict(files) for name, files in published.items()}
+    yield hub
+    hub.close()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from browser_helpers import MODEL, DemoProcess, WebUIPage, brightness, contrast, host_style
+from browser_helpers import MODEL, DemoProcess, WebUIPage, brightness, contrast
 from PIL import Image, ImageChops
 
 pytest.importorskip("gradio")
@@ -19,13 +19,6 @@ if TYPE_CHECKING:
 PROMPT = "a red circle"
 OMS = (True, MODEL.name, 'night: "dark", moon\nno stars', 1.5, 0.25, "day, noon")
 """Values other than the defaults for every setting, and a prompt that infotext has to quote."""
-
-
-@pytest.fixture(scope="module")
-def demo(browser: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoProcess]:
-    with DemoProcess(tmp_path_factory.mktemp("demo")) as running:
-        running.add_module("vanishing")
-        yield running
 
 
 @pytest.fixture(params=["light"])
@@ -283,6 +276,7 @@ def test_the_infotext_of_a_plain_picture_unticks(ui: WebUIPage) -> None:
 
 
 def test_a_module_that_is_gone_is_an_error_on_the_page(ui: WebUIPage, demo: DemoProcess) -> None:
+    demo.add_module("vanishing")
     fill_in(ui, steps=1)
     ui.tick.check()
     ui.unfold("library")

@@ -1,6 +1,5 @@
 """Somebody's first time: nothing is there, one button brings what prompts need, and then it is out of the way."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,25 +18,12 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def hub(published: dict[str, dict[str, bytes]]) -> Iterator[Hub]:
-    hub = Hub()
-    hub.repositories = {name: dict(files) for name, files in published.items()}
-    yield hub
-    hub.close()
-
-
-@pytest.fixture(scope="module")
 def demo(browser: str, hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoProcess]:
     """The host takes its checkpoint for an SD1.x."""
     model = place_untrained(tmp_path_factory.mktemp("models") / "plain")
     _like_sd1(model)
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-            patch.delenv(name)
-        patch.setenv("HF_ENDPOINT", hub.url)
-        patch.setenv("HF_HUB_OFFLINE", "0")
-        with DemoProcess(tmp_path_factory.mktemp("demo"), "--model", str(model)) as running:
-            yield running
+    with DemoProcess(tmp_path_factory.mktemp("demo"), "--model", str(model), hub=hub.url) as running:
+        yield running
 
 
 def _like_sd1(model: Path) -> None:

@@ -14,12 +14,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Locator
 
 
-@pytest.fixture(scope="module")
-def demo(browser: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoProcess]:
-    with DemoProcess(tmp_path_factory.mktemp("demo")) as running:
-        yield running
-
-
 @pytest.fixture(params=["light"])
 def ui(request: pytest.FixtureRequest, demo: DemoProcess, context: "BrowserContext") -> Iterator[WebUIPage]:
     ui = WebUIPage(context, demo.url, request.param)

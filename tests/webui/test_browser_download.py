@@ -1,6 +1,5 @@
 """The list of modules on the page and its Download button, in real Chromium, from a hub on loopback."""
 
-import os
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -18,22 +17,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def hub(published: dict[str, dict[str, bytes]]) -> Iterator[Hub]:
-    hub = Hub()
-    hub.repositories = {name: dict(files) for name, files in published.items()}
-    yield hub
-    hub.close()
-
-
-@pytest.fixture(scope="module")
 def demo(browser: str, hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoProcess]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-            patch.delenv(name)
-        patch.setenv("HF_ENDPOINT", hub.url)
-        patch.setenv("HF_HUB_OFFLINE", "0")
-        with DemoProcess(tmp_path_factory.mktemp("demo")) as running:
-            yield running
+    with DemoProcess(tmp_path_factory.mktemp("demo"), hub=hub.url) as running:
+        yield running
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """What a person who made a mistake sees on the page, in real Chromium, and what the console shows meanwhile."""
 
-import os
 import re
 import socket
 from collections.abc import Iterator
@@ -21,13 +20,10 @@ NAME = "oms_b_openclip_xl"
 @pytest.fixture(scope="module")
 def demo(browser: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoProcess]:
     """The hub's address is one at which nobody answers; one module is for other latents than the demo's."""
-    with socket.socket() as taken, pytest.MonkeyPatch.context() as patch:
+    with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-            patch.delenv(name)
-        patch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{taken.getsockname()[1]}")
-        patch.setenv("HF_HUB_OFFLINE", "0")
-        with DemoProcess(tmp_path_factory.mktemp("demo")) as running:
+        nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with DemoProcess(tmp_path_factory.mktemp("demo"), hub=nobody) as running:
             (weights,) = (running.add_module("wide") / "oms_module").glob("*.safetensors")
             save_file(load_file(weights), weights, {"oms.latents": "sdxl"})
             yield running

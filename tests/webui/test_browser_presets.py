@@ -18,12 +18,6 @@ if TYPE_CHECKING:
 QUIET = next(setting for setting in SETTINGS if setting.name == "quiet").by_source["color"]
 
 
-@pytest.fixture(scope="module")
-def demo(browser: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoProcess]:
-    with DemoProcess(tmp_path_factory.mktemp("demo")) as running:
-        yield running
-
-
 @pytest.fixture
 def own(demo: DemoProcess) -> Iterator[Path]:
     """The folder of a person's own presets; empty."""

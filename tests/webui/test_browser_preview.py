@@ -17,12 +17,6 @@ if TYPE_CHECKING:
 NUMBERS = re.compile(r"(\d+) %,\s+(#[0-9a-f]{6})")
 
 
-@pytest.fixture(scope="module")
-def demo(browser: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoProcess]:
-    with DemoProcess(tmp_path_factory.mktemp("demo")) as running:
-        yield running
-
-
 @pytest.fixture
 def ui(demo: DemoProcess, context: BrowserContext) -> Iterator[WebUIPage]:
     ui = WebUIPage(context, demo.url)
@@ -90,7 +84,7 @@ def test_a_random_seed_is_told(ui: WebUIPage) -> None:
 
 def test_what_is_wrong_is_told(ui: WebUIPage) -> None:
     ui.open_accordion()
-    ui.find("oms_source", "label:has-text('picture')").click()
+    ui.find("oms_source", "label:has-text('Picture')").click()
     assert "OMS picture (picture) is empty" in preview(ui)
 
 
@@ -120,7 +114,7 @@ def test_compare_shows_the_same_seeds_without_and_with_the_step(ui: WebUIPage, d
 def test_what_keeps_compare_from_it_is_told(ui: WebUIPage) -> None:
     ui.open_accordion()
     ui.set_number("txt2img_steps", 1)
-    ui.find("oms_source", "label:has-text('picture')").click()
+    ui.find("oms_source", "label:has-text('Picture')").click()
     ui.find("oms_compare").click()
     told = ui.find("oms_compare_result", ".error")
     told.wait_for(timeout=60_000)
