@@ -60,11 +60,6 @@ def named(module: str) -> ModuleEntry | None:
     return _find(_all(), module)
 
 
-def module_is_missing() -> bool:
-    """Whether somebody has to get a module first: there is none for the loaded model, or none at all."""
-    return len(choices()) == 1 or (host.latents_now() in LATENTS_NAMES and automatic() is None)
-
-
 def label(entry: ModuleEntry) -> str:
     """What infotext calls a module: its name, and its fingerprint in brackets."""
     return f"{entry.name} [{fingerprint(entry.path)}]"

@@ -188,26 +188,25 @@ def test_a_host_that_loads_a_checkpoint_only_for_its_first_picture(
     assert "of which none is loaded yet" in module_note.as_html("Automatic")
 
 
-def test_who_lacks_a_module_finds_the_button_unfolded(
+def test_who_lacks_a_module_is_shown_the_button(
     webui: WebUI, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lib_oms.webui import host, ui
+    from lib_oms.webui import host, library_list
 
-    def unfolded() -> bool:
-        _, _, panel = ui._at_page_load("Automatic")
-        return panel.get("open", False)
+    def shown() -> bool:
+        return library_list.look().missing is not None
 
     monkeypatch.setattr(host, "module_folders", lambda: [model.parent])
-    assert not unfolded()
+    assert not shown()
     webui.options(sd_model_checkpoint=SECOND)
-    assert not unfolded()
+    assert not shown()
     (model.parent / "wide").rename(tmp_path / "away")
     try:
-        assert unfolded(), "there is one, but not for the loaded checkpoint"
+        assert shown(), "there is one, but not for the loaded checkpoint"
     finally:
         (tmp_path / "away").rename(model.parent / "wide")
     monkeypatch.setattr(host, "module_folders", lambda: [tmp_path])
-    assert unfolded()
+    assert shown()
 
 
 def test_on_the_page(browser: str, model: Path, tmp_path: Path) -> None:
