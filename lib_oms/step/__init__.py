@@ -30,6 +30,7 @@ from lib_oms.step.first_latent import (
 )
 from lib_oms.step.frequencies import coefficients, low, of_coefficients, resized
 from lib_oms.step.guidance import guided
+from lib_oms.step.over_picture import over_picture, replaced
 from lib_oms.step.trims import REFERENCE_COLORS, Directions, Trims
 from lib_oms.step.x0hat import x0hat_of
 
@@ -49,6 +50,8 @@ __all__ = [
     "of_coefficients",
     "one_more_step",
     "one_more_step_ve",
+    "over_picture",
+    "replaced",
     "resized",
     "sigma_of",
     "start_at",

@@ -31,11 +31,13 @@ class FirstStep:
     sigma: noise level, as k-diffusion counts it, that the sampler assumes at its first call of the model.
     exploding: whether that call's latent is x0hat + sigma n (Euler, Heun...), or of variance one (DDIM, UniPC...).
     scale: what the noise that is handed over is multiplied with on the way to that call.
+    picture: what the latent of a start picture is multiplied with there, see over_picture.py; 0 where there is none.
     """
 
     sigma: float
     exploding: bool
     scale: float
+    picture: float = 0.0
 
 
 def sigma_of(alpha_cumprod: float) -> float:
