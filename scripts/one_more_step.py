@@ -30,12 +30,13 @@ class OneMoreStep(scripts.Script):
         return "One More Step"
 
     def show(self, is_img2img: bool) -> Any:
-        return False if is_img2img else scripts.AlwaysVisible  # img2img does not start from pure noise
+        # img2img does not start from pure noise; at denoising strength 1 nearly so
+        return scripts.AlwaysVisible if not is_img2img or (not self.problem and options.acts_in_img2img()) else False
 
     def ui(self, is_img2img: bool) -> list[Any]:
         if not self.problem:
             try:
-                controls = ui.build()
+                controls = ui.build(is_img2img)
                 self.infotext_fields = infotext.fields(controls)
                 return controls
             except Exception as error:
@@ -56,7 +57,7 @@ class OneMoreStep(scripts.Script):
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
         if not self.problem:
-            hook.before_sampling(p, args, kwargs["noise"])
+            hook.before_sampling(p, args, kwargs["noise"], kwargs["x"])
 
     def postprocess_image(self, p: Any, pp: Any, *args: Any) -> None:
         if not self.problem:

@@ -20,6 +20,7 @@ from modules import (
     scripts,
     sd_models,
     sd_samplers,
+    sd_samplers_common,
     shared,
 )
 from modules.shared import cmd_opts, opts, state
@@ -148,6 +149,12 @@ class StableDiffusionProcessing:
         self.uc = self.sd_model.get_learned_conditioning(self.negative_prompts)
         self.c = self.sd_model.get_learned_conditioning(self.prompts)
 
+    def _noise(self, noise: torch.Tensor) -> torch.Tensor:
+        """What an extension has put in p.modified_noise, in the hosts that have it."""
+        if getattr(self, "modified_noise", None) is not None and cmd_opts.host_style == "forge":
+            noise, self.modified_noise = self.modified_noise, None
+        return noise
+
 
 @dataclass(repr=False)
 class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
@@ -185,11 +192,46 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         self.is_hr_pass = False
         return samples
 
-    def _noise(self, noise: torch.Tensor) -> torch.Tensor:
-        """What an extension has put in p.modified_noise, in the hosts that have it."""
-        if getattr(self, "modified_noise", None) is not None and cmd_opts.host_style == "forge":
-            noise, self.modified_noise = self.modified_noise, None
-        return noise
+
+@dataclass(repr=False)
+class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
+    """Picture to picture. Of inpainting there is only that what the mask leaves black stays as it was."""
+
+    init_images: list[Image.Image] | None = None
+    mask: Image.Image | None = None
+    denoising_strength: float | None = 0.75
+    initial_noise_multiplier: float = 1.0
+    latent_mask = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.image_mask, self.mask = self.mask, None
+
+    def init(self, all_prompts: list[str], all_seeds: list[int], all_subseeds: list[int]) -> None:
+        self.extra_generation_params["Denoising strength"] = self.denoising_strength
+        picture = self._pixels(self.init_images[0].convert("RGB")).permute(2, 0, 1)[None]
+        latent = sd_samplers_common.images_tensor_to_samples(picture, 0, self.sd_model)
+        self.init_latent = latent.repeat(self.batch_size, 1, 1, 1)
+        if self.image_mask is not None:
+            mask = self._pixels(self.image_mask.convert("L").resize(latent.shape[:1:-1]), resize=False)
+            self.mask = 1 - mask.round()
+
+    def _pixels(self, picture: Image.Image, resize: bool = True) -> torch.Tensor:
+        """[H, W, ...] in 0..1."""
+        picture = picture.resize((self.width, self.height)) if resize else picture
+        return torch.from_numpy(np.array(picture, dtype=np.float32) / 255)
+
+    def sample(
+        self, conditioning: Any, unconditional_conditioning: Any, seeds: list[int], subseeds: list[int],
+        subseed_strength: float, prompts: list[str],
+    ) -> torch.Tensor:
+        self.sampler = sd_samplers.create_sampler(self.sampler_name, self.sd_model)
+        x = self.rng.next() * self.initial_noise_multiplier
+        call_hook(self, "process_before_every_sampling", x=self.init_latent, noise=x, c=self.c, uc=self.uc)
+        samples = self.sampler.sample_img2img(
+            self, self.init_latent, self._noise(x), conditioning, unconditional_conditioning
+        )
+        return samples if self.mask is None else samples * (1 - self.mask) + self.init_latent * self.mask
 
 
 _OF_P = (

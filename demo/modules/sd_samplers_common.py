@@ -119,8 +119,8 @@ class Sampler:
         self._bar.update()
 
 
-def steps_of_img2img(p: Any, steps: int | None) -> tuple[int, int]:
-    """Steps of the schedule, and how many of them, less one, are taken from its end (host: setup_img2img_steps)."""
+def setup_img2img_steps(p: Any, steps: int | None = None) -> tuple[int, int]:
+    """Steps of the schedule, and how many of them, less one, are taken from its end."""
     steps = steps or p.steps
     return steps, int(min(p.denoising_strength, 0.999) * steps)
 

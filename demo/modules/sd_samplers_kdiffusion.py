@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from modules import sd_samplers_impl, sd_schedulers
-from modules.sd_samplers_common import Sampler, SamplerData, steps_of_img2img
+from modules.sd_samplers_common import Sampler, SamplerData, setup_img2img_steps
 from modules.shared import opts
 
 
@@ -130,7 +130,7 @@ class KDiffusionSampler(Sampler):
         self, p: Any, x: torch.Tensor, noise: torch.Tensor, conditioning: torch.Tensor,
         unconditional_conditioning: torch.Tensor, steps: int | None = None, image_conditioning: Any = None,
     ) -> torch.Tensor:
-        steps, taken = steps_of_img2img(p, steps)
+        steps, taken = setup_img2img_steps(p, steps)
         sigmas = self.get_sigmas(p, steps)[steps - taken - 1 :]
         return self.run(p, x + noise * sigmas[0], sigmas, taken + 1, conditioning, unconditional_conditioning)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from modules import sd_samplers_impl
-from modules.sd_samplers_common import Sampler, SamplerData, steps_of_img2img
+from modules.sd_samplers_common import Sampler, SamplerData, setup_img2img_steps
 
 
 class CompVisTimestepsDenoiser:
@@ -45,7 +45,7 @@ class CompVisSampler(Sampler):
         self, p: Any, x: torch.Tensor, noise: torch.Tensor, conditioning: torch.Tensor,
         unconditional_conditioning: torch.Tensor, steps: int | None = None, image_conditioning: Any = None,
     ) -> torch.Tensor:
-        steps, taken = steps_of_img2img(p, steps)
+        steps, taken = setup_img2img_steps(p, steps)
         timesteps = self.get_timesteps(p, steps)
         alphas_cumprod = self.model_wrap.inner_model.alphas_cumprod
         a = alphas_cumprod[timesteps[taken]]

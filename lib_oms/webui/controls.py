@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import gradio as gr
@@ -27,9 +30,22 @@ class _Word(str):
     __hash__ = str.__hash__
 
 
+_BEFORE_IDS: ContextVar[str] = ContextVar("before_ids", default="")
+
+
+@contextmanager
+def tab(is_img2img: bool) -> Iterator[None]:
+    """What is made inside stands on that tab: both are one page, and no id may be on it twice."""
+    token = _BEFORE_IDS.set("img2img_" if is_img2img else "")
+    try:
+        yield
+    finally:
+        _BEFORE_IDS.reset(token)
+
+
 def elem_id(name: str) -> str:
     """The stable id of a setting's control in the page's HTML."""
-    return f"oms_{name}"
+    return f"{_BEFORE_IDS.get()}oms_{name}"
 
 
 def unsaved(component: Any) -> Any:

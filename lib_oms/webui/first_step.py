@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from modules import shared
+from modules import sd_samplers_common, shared
 
 from lib_oms.step import VANISHING_SIGMA, FirstStep, sigma_of
+from lib_oms.webui import host
 
 
 class NotApplicable(Exception):  # noqa: N818  nothing is wrong, the picture is made without the step
@@ -23,7 +24,8 @@ class NotApplicable(Exception):  # noqa: N818  nothing is wrong, the picture is 
 
 
 def first_step(p: Any) -> FirstStep:
-    """The first step of `p.sampler` for the settings in `p`, a host's txt2img processing object before sampling.
+    """The first step of `p.sampler` for the settings in `p`, a host's txt2img processing object before sampling, or its
+    img2img one's.
 
     Raises:
         NotApplicable: there is none, it cannot be known, or One More Step would vanish.
@@ -104,11 +106,15 @@ def _makes_own_timesteps(sampler: Any) -> bool:
 
 def _of_sigmas(p: Any, sampler: Any) -> tuple[FirstStep, float]:
     """For k-diffusion's samplers: the first step and the largest sigma of the model's schedule."""
+    over_picture = host.is_img2img(p)
     with _unknown_if_it_fails(p):
-        sigma0 = float(sampler.get_sigmas(p, p.steps)[0])
+        steps, begins = _img2img_steps(p) if over_picture else (p.steps, p.steps - 1)
+        sigma0 = float(sampler.get_sigmas(p, steps)[steps - begins - 1])
     model_wrap = getattr(sampler, "model_wrap", None)
     model_sigmas = getattr(model_wrap, "sigmas", None)
     largest = sigma0 if model_sigmas is None else float(model_sigmas[-1])
+    if over_picture:  # DPM fast and DPM adaptive are told where to begin, and SGM's option is not asked
+        return FirstStep(sigma0, exploding=True, scale=sigma0 + _extra_noise(), picture=1.0), largest
     sgm = getattr(shared.opts, "sgm_noise_multiplier", False)
     scale = math.hypot(1.0, sigma0) if sgm else sigma0
     sigma = largest if _makes_own_sigmas(sampler) else sigma0
@@ -117,20 +123,42 @@ def _of_sigmas(p: Any, sampler: Any) -> tuple[FirstStep, float]:
 
 def _of_timesteps(p: Any, sampler: Any) -> tuple[FirstStep, float]:
     """For the samplers that count timesteps: the first step and the largest sigma of the model's schedule."""
+    over_picture = host.is_img2img(p)
     with _unknown_if_it_fails(p):
-        timesteps = sampler.get_timesteps(p, p.steps)
+        steps, begins = _img2img_steps(p) if over_picture else (p.steps, p.steps - 1)
+        timesteps = sampler.get_timesteps(p, steps)
+        noised_at = int(timesteps[begins]) if over_picture else None
     # Where the sampler itself reads it, so that it is the schedule in use.
     model = getattr(getattr(sampler, "model_wrap", None), "inner_model", None)
     alphas_cumprod = getattr(model, "alphas_cumprod", None)
     if alphas_cumprod is None:
         raise _unknown(p)
-    if _makes_own_timesteps(sampler):
+    if over_picture:
+        timesteps = timesteps[:begins]  # they begin a timestep lower than that for which the picture is noised
+    if _makes_own_timesteps(sampler) and not over_picture:
         first = len(alphas_cumprod) - 1
     elif len(timesteps) < 2:
         raise NotApplicable(f"{p.sampler_name} with {p.steps} step does not call the model at all")
     else:
         first = int(timesteps[-1])
+    scale, picture = 1.0, 0.0
+    if noised_at is not None:
+        a = float(alphas_cumprod[noised_at])
+        picture = math.sqrt(a)
+        scale = math.sqrt(1.0 - a) + _extra_noise() * picture
     return (
-        FirstStep(sigma_of(float(alphas_cumprod[first])), exploding=False, scale=1.0),
+        FirstStep(sigma_of(float(alphas_cumprod[first])), exploding=False, scale=scale, picture=picture),
         sigma_of(float(alphas_cumprod[-1])),
     )
+
+
+def _img2img_steps(p: Any) -> tuple[int, int]:
+    """Steps of img2img's whole schedule, and the number of the one that it begins at, counted from the last; as
+    samplers' sample_img2img asks for them.
+    """
+    return sd_samplers_common.setup_img2img_steps(p)
+
+
+def _extra_noise() -> float:
+    """The host's option to add so much more of the noise to a start picture."""
+    return float(getattr(shared.opts, "img2img_extra_noise", 0.0) or 0.0)

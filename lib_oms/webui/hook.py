@@ -37,12 +37,13 @@ def before_generating(p: Any, args: Sequence[Any]) -> None:
     setattr(p, _CHOSEN, None)
     axes = xyz.values_of(p)
     try:
-        if not OMSSettings.asked_for(args, axes) or not host.is_first_pass(p) or host.samples_given_picture(p):
+        if not OMSSettings.asked_for(args, axes) or not _is_for(p) or host.samples_given_picture(p):
             return
         if went_without is not None:
             infotext.write_skipped(p, went_without)
             return
         settings = _settings(args, axes)
+        _refuse_kept(p)
         entry = _chosen(p, settings)
         infotext.write(p, settings, entry)
         setattr(p, _CHOSEN, (settings.module, host.latents_of(p.sd_model), entry))
@@ -53,8 +54,9 @@ def before_generating(p: Any, args: Sequence[Any]) -> None:
             trouble.refuse(p, str(error))
 
 
-def before_sampling(p: Any, args: Sequence[Any], noise: Tensor) -> None:
-    """Replaces the noise that the host is about to start from, [B, 4, H/8, W/8], by x_T.
+def before_sampling(p: Any, args: Sequence[Any], noise: Tensor, x: Tensor) -> None:
+    """Replaces the noise that the host is about to start from, [B, 4, H/8, W/8], by x_T; `x` is what it starts over,
+    in img2img the latent of the start picture.
 
     Pictures to which the step does not apply are made without it, and say so. Everything that goes wrong makes the
     request fail, unless the settings page says to go on and say so: a picture that silently ignored its OMS settings
@@ -62,9 +64,10 @@ def before_sampling(p: Any, args: Sequence[Any], noise: Tensor) -> None:
     """
     axes = xyz.values_of(p)
     try:
-        if OMSSettings.asked_for(args, axes) and host.is_first_pass(p):
+        if OMSSettings.asked_for(args, axes) and _is_for(p):
             infotext.clear(p)
-            _take_the_step(p, _settings(args, axes), noise)
+            _refuse_kept(p)
+            _take_the_step(p, _settings(args, axes), noise, x)
     except NotApplicable as reason:
         _go_without(p, str(reason))
     except Exception as error:
@@ -78,6 +81,19 @@ def before_sampling(p: Any, args: Sequence[Any], noise: Tensor) -> None:
             host.fail(p, host.message(error))
 
 
+def _is_for(p: Any) -> bool:
+    """Whether what our arguments ask for is meant for this pass: txt2img's first, or img2img's where the settings page
+    says so.
+    """
+    return host.is_first_pass(p) or (options.acts_in_img2img() and host.of_img2img_tab(p))
+
+
+def _refuse_kept(p: Any) -> None:
+    reason = host.keeps_of_picture(p) if host.is_img2img(p) else None
+    if reason is not None:
+        raise NotApplicable(reason)
+
+
 def _settings(args: Sequence[Any], axes: Mapping[str, Any]) -> OMSSettings:
     """The request's settings, as its infotext can hold them."""
     return given.settled(OMSSettings.from_args(args, axes))
@@ -88,21 +104,24 @@ def _go_without(p: Any, reason: str) -> None:
     infotext.write_skipped(p, reason)
 
 
-def _take_the_step(p: Any, settings: OMSSettings, noise: Tensor) -> None:
-    entry, made = begin(p, settings, noise)
+def _take_the_step(p: Any, settings: OMSSettings, noise: Tensor, x: Tensor) -> None:
+    entry, made = begin(p, settings, noise, x if host.is_img2img(p) else None)
     with host.plain_torch():
         x_T = torch.cat([start.x_T for start in made])
     infotext.write(p, settings, entry)
     host.replace_noise(p, noise, x_T)  # last, when nothing is left that could fail
 
 
-def begin(p: Any, settings: OMSSettings, noise: Tensor) -> tuple[ModuleEntry | None, list[Start]]:
+def begin(
+    p: Any, settings: OMSSettings, noise: Tensor, pictures: Tensor | None = None
+) -> tuple[ModuleEntry | None, list[Start]]:
     """Where the pictures of a batch are to start, and the OMS model that had a part in it.
 
     Args:
         p: the host's processing object, its sampler made, its prompts and seeds set.
         settings: with small pictures.
         noise: what the host drew, [B, C, H/8, W/8].
+        pictures: the latents that img2img starts from, of 1 or B pictures.
 
     Raises:
         NotApplicable: the step has nothing to do here.
@@ -122,6 +141,7 @@ def begin(p: Any, settings: OMSSettings, noise: Tensor) -> tuple[ModuleEntry | N
             steps=host.prompt_steps(p),
             given=given.latent(p.sd_model, settings, x_S),
             trims=given.trims(p.sd_model, settings),
+            pictures=pictures,
         )
         return entry, _run(request, entry, p.sd_model)
 

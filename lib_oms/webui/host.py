@@ -43,6 +43,26 @@ def is_first_pass(p: Any) -> bool:
     return isinstance(p, processing.StableDiffusionProcessingTxt2Img) and not p.is_hr_pass
 
 
+def is_img2img(p: Any) -> bool:
+    """Whether `p` starts from a picture, on the tab img2img or in a detailer's pass."""
+    return isinstance(p, processing.StableDiffusionProcessingImg2Img)
+
+
+def of_img2img_tab(p: Any) -> bool:
+    """Whether `p` is img2img, and our arguments are those of its own tab: detailers hand those of txt2img on."""
+    return is_img2img(p) and bool(getattr(own_script(p.scripts), "is_img2img", False))
+
+
+def keeps_of_picture(p: Any) -> str | None:
+    """Why img2img is to stay near its start picture, in words; None where it is to make another out of noise."""
+    if getattr(p, "image_mask", None) is not None or getattr(p, "latent_mask", None) is not None:
+        return "inpainting keeps a part of the picture"
+    strength = p.denoising_strength
+    if strength is None or strength < 1:
+        return f"img2img starts from the picture at denoising strength {strength}; the step acts at 1"
+    return None
+
+
 def samples_given_picture(p: Any) -> bool:
     """Whether txt2img is asked to upscale a picture that exists ("upscale existing image"): there is no first pass."""
     return bool(getattr(p, "enable_hr", False)) and getattr(p, "firstpass_image", None) is not None
@@ -242,12 +262,13 @@ def fail(p: Any, text: str) -> None:
     Hosts swallow what a hook raises, so it is raised where they do not: in the sampler's own call that comes next.
     """
     sampler = p.sampler
+    name = "sample_img2img" if is_img2img(p) else "sample"
 
     def sample(*args: Any, **kwargs: Any) -> Any:
-        del sampler.sample  # uncovers the class's own
+        delattr(sampler, name)  # uncovers the class's own
         raise trouble.refusal(p, text)
 
-    sampler.sample = sample
+    setattr(sampler, name, sample)
 
 
 def message(error: Exception) -> str:

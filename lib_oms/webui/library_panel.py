@@ -14,7 +14,7 @@ import gradio as gr
 from lib_oms.files import LATENTS_NAMES
 from lib_oms.library.download import NAMES
 from lib_oms.webui import downloading
-from lib_oms.webui.controls import unsaved
+from lib_oms.webui.controls import elem_id, unsaved
 from lib_oms.webui.library_list import Look, Offer, error, here, look, terms
 
 
@@ -61,23 +61,23 @@ class Banner:
 
 def banner() -> Banner:
     """Adds the line on top; it shows nothing until `now` says so."""
-    with gr.Column(visible=False, elem_id="oms_banner") as frame:
-        row = _row("oms_banner", frame)
-        progress = _progress("oms_banner")
+    with gr.Column(visible=False, elem_id=elem_id("banner")) as frame:
+        row = _row(elem_id("banner"), frame)
+        progress = _progress(elem_id("banner"))
     return Banner(row, progress)
 
 
 def build(frame: gr.Accordion, top: Banner) -> Panel:
     """Adds list and buttons to `frame`, which is open."""
-    shown = gr.HTML(lambda: here(look()), elem_id="oms_library_table")
+    shown = gr.HTML(lambda: here(look()), elem_id=elem_id("library_table"))
     rows = []
     for number in range(len(NAMES)):
-        with gr.Row(visible=False, elem_id=f"oms_offer_{number}", elem_classes=["oms-offer"]) as line:
-            rows.append(_row(f"oms_offer_{number}", line))
-    progress = _progress("oms_download")
-    gr.HTML(terms, elem_id="oms_library_terms")
+        with gr.Row(visible=False, elem_id=elem_id(f"offer_{number}"), elem_classes=["oms-offer"]) as line:
+            rows.append(_row(elem_id(f"offer_{number}"), line))
+    progress = _progress(elem_id("download"))
+    gr.HTML(terms, elem_id=elem_id("library_terms"))
     # Filled as the page is loaded: a download goes on without its page, and a new page must show it.
-    running = gr.Textbox(lambda: downloading.JOB.running_name, visible=False, elem_id="oms_download_running")
+    running = gr.Textbox(lambda: downloading.JOB.running_name, visible=False, elem_id=elem_id("download_running"))
     outputs = [part for one in (top.progress, progress) for part in (one.status, one.cancel)]
     for one in (top.progress, progress):
         one.cancel.click(fn=downloading.JOB.cancel, inputs=[], outputs=[], queue=False, show_progress=False)

@@ -47,6 +47,9 @@ def _all() -> dict[str, OptionInfo]:
         "oms_tell_result": OptionInfo(False, "Tell brightness and mean color of pictures made with One More Step").info(
             "below the pictures and in their infotext, as OMS result"
         ),
+        "oms_img2img": OptionInfo(False, "One More Step in img2img at denoising strength 1").info(
+            "what its prompt, color or picture says takes the place of the start picture's brightness and colors"
+        ).needs_reload_ui(),
     }
 
 
@@ -94,6 +97,11 @@ def memory_policy() -> str:
 def paste_unticks() -> bool:
     """Whether the infotext of a picture made without the step turns the step off, rather than leave it as it is."""
     return _value("oms_paste_unticks", True) is not False
+
+
+def acts_in_img2img() -> bool:
+    """Whether the step is offered in img2img, too; anything but a true tick says no."""
+    return _value("oms_img2img", False) is True
 
 
 def tells_result() -> bool:

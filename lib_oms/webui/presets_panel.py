@@ -14,7 +14,7 @@ from lib_oms.errors import SettingError
 from lib_oms.presets import LEFT_ALONE, Preset, Presets, to_json
 from lib_oms.settings import SETTINGS
 from lib_oms.webui import host, module_note
-from lib_oms.webui.controls import unsaved
+from lib_oms.webui.controls import elem_id, unsaved
 
 NAMED = tuple(setting.name for setting in SETTINGS if setting.name not in LEFT_ALONE)
 """The settings of a preset, in their order."""
@@ -33,45 +33,45 @@ class Panel:
     """
 
     def __init__(self) -> None:
-        with gr.Column(elem_id="oms_start_from", min_width=240):
+        with gr.Column(elem_id=elem_id("start_from"), min_width=240):
             gr.HTML("<span class='oms-label'>Start from</span>")
             with gr.Row(elem_classes=["oms-buttons"]):
                 self._to_begin_with = [
-                    _button(preset.name, f"oms_preset_{i}")
+                    _button(preset.name, elem_id(f"preset_{i}"))
                     for i, preset in enumerate(presets().all())
                     if preset.is_built_in and not preset.problem
                 ]
-            self._told = gr.HTML("", elem_id="oms_preset_told")
+            self._told = gr.HTML("", elem_id=elem_id("preset_told"))
 
     def fold(self) -> None:
         """Makes the part in which a person's own presets are saved, loaded, deleted and shared."""
-        with gr.Accordion("Presets: save, load, share", open=False, elem_id="oms_presets"):
+        with gr.Accordion("Presets: save, load, share", open=False, elem_id=elem_id("presets")):
             self._name = unsaved(
                 gr.Dropdown(
                     _names(presets().all()),
                     label="Preset",
                     info="Choose one, or write the name of a new one. All settings but the OMS model are in it.",
                     allow_custom_value=True,
-                    elem_id="oms_preset",
+                    elem_id=elem_id("preset"),
                 )
             )
             with gr.Row(elem_classes=["oms-buttons"]):
-                self._load = _button("Load preset", "oms_preset_load")
-                self._save = _button("Save preset", "oms_preset_save")
-                self._delete = _button("Delete preset", "oms_preset_delete")
+                self._load = _button("Load preset", elem_id("preset_load"))
+                self._save = _button("Save preset", elem_id("preset_save"))
+                self._delete = _button("Delete preset", elem_id("preset_delete"))
             self._text = unsaved(
                 gr.Textbox(
                     label="Preset as JSON",
                     placeholder="Show a preset to share it, or put here what somebody shared.",
                     lines=2,
                     max_lines=8,
-                    elem_id="oms_preset_json",
+                    elem_id=elem_id("preset_json"),
                 )
             )
             with gr.Row(elem_classes=["oms-buttons"]):
-                self._show = _button("Show as JSON", "oms_preset_show")
-                self._add = _button("Add from JSON", "oms_preset_add")
-            self._broken = gr.HTML(_broken, elem_id="oms_presets_broken")
+                self._show = _button("Show as JSON", elem_id("preset_show"))
+                self._add = _button("Add from JSON", elem_id("preset_add"))
+            self._broken = gr.HTML(_broken, elem_id=elem_id("presets_broken"))
 
     def connect(self, controls: Mapping[str, Any]) -> None:
         """Lets a preset set `controls`, by the settings' names."""
@@ -86,7 +86,7 @@ class Panel:
         self._show.click(fn=_show, inputs=[self._name], outputs=[self._text, self._told], **_PATIENT)
         self._add.click(fn=_add, inputs=[self._text], outputs=listed, **_PATIENT)
         # Another text at every load, as in ui.py: the list that the server made at its start is old by then.
-        loaded = gr.Textbox(lambda: secrets.token_hex(8), visible=False, elem_id="oms_presets_loaded")
+        loaded = gr.Textbox(lambda: secrets.token_hex(8), visible=False, elem_id=elem_id("presets_loaded"))
         loaded.change(
             fn=lambda: gr.update(choices=_names(presets().all())), inputs=[], outputs=[self._name], **_PATIENT
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from lib_oms.errors import OMSError
 from lib_oms.module import OMSModule, Texts
 from lib_oms.settings import ALL_DETAIL, PROMPT, OMSSettings
-from lib_oms.step import NO_TRIMS, FirstStep, Start, Trims, guided, start_at, x0hat_of
+from lib_oms.step import NO_TRIMS, FirstStep, Start, Trims, guided, over_picture, replaced, start_at, x0hat_of
 from lib_oms.text.prompt import first_step_text, oms_prompt
 
 
@@ -21,7 +21,8 @@ from lib_oms.text.prompt import first_step_text, oms_prompt
 class Request:
     """What a batch of B pictures needs: settings, the main prompts and seeds of its pictures, the noise that the host
     drew for them [B, C, H/8, W/8], where sampling starts, and how many steps the prompts are told of; the latent that
-    was given, [1, C, H/8, W/8] for all or [B, C, H/8, W/8], and the trims.
+    was given, [1, C, H/8, W/8] for all or [B, C, H/8, W/8], the trims, and the latents of the pictures that img2img
+    starts from, likewise.
     """
 
     settings: OMSSettings
@@ -34,6 +35,7 @@ class Request:
     steps: int | None = None
     given: Tensor | None = None
     trims: Trims = NO_TRIMS
+    pictures: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not len(self.prompts) == len(self.seeds) == len(self.noise):
@@ -106,7 +108,7 @@ def _one_picture(
     if settings.eta > 0:
         subseed = request.subseeds[index] if index < len(request.subseeds) else 0
         fresh = fresh_noise(request.seeds[index], subseed, request.subseed_strength, noise)
-    return start_at(
+    start = start_at(
         noise,
         _x0hat(request, module, encoded, noise, index),
         request.first,
@@ -116,6 +118,17 @@ def _one_picture(
         quiet=settings.quiet,
         trims=request.trims,
     )
+    if request.pictures is None:
+        return start
+    picture = request.pictures[index : index + 1] if len(request.pictures) > 1 else request.pictures
+    k = replaced(settings.quiet, _detail(settings))
+    x_T = over_picture(noise, start.x_T, picture, request.first, k, strength=settings.strength)
+    return replace(start, x_T=x_T)
+
+
+def _detail(settings: OMSSettings) -> int | None:
+    """How many low frequencies of x0hat pass; None for all."""
+    return None if settings.detail == ALL_DETAIL else settings.detail
 
 
 def _x0hat(
@@ -134,8 +147,7 @@ def _x0hat(
         given = torch.zeros_like(noise)  # nothing is followed but the trims
     elif given is not None and len(given) > 1:
         given = given[index : index + 1]
-    detail = None if settings.detail == ALL_DETAIL else settings.detail
-    return x0hat_of(answer, None if given is None else given.to(noise), settings.prompt_weight, detail)
+    return x0hat_of(answer, None if given is None else given.to(noise), settings.prompt_weight, _detail(settings))
 
 
 def fresh_noise(seed: int, subseed: int, subseed_strength: float, like: Tensor) -> Tensor:

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from modules import processing
 from PIL import Image
 
 from lib_oms.errors import SettingError
 from lib_oms.settings import OMSSettings
-from lib_oms.webui import infotext, options, trouble, xyz
+from lib_oms.webui import host, infotext, options, trouble, xyz
 from lib_oms.webui.numbers import Numbers
 
 
@@ -31,11 +30,12 @@ class _OfOnePicture:
 
 
 def tell(p: Any, args: Sequence[Any], picture: Image.Image) -> None:
-    """Writes the numbers of a picture of txt2img that was asked for with the step, where the settings page says so.
+    """Writes the numbers of a picture that was asked for with the step, where the settings page says so; of a detailer's
+    passes none.
 
     To be called for each picture before its infotext is written.
     """
-    if not options.tells_result() or not isinstance(p, processing.StableDiffusionProcessingTxt2Img):
+    if not options.tells_result() or (host.is_img2img(p) and not host.of_img2img_tab(p)):
         return
     try:
         if not OMSSettings.asked_for(args, xyz.values_of(p)):

@@ -10,7 +10,7 @@ from modules import ui_components
 
 from lib_oms.settings import AUTOMATIC, BRUSH, COLOR, NONE, PICTURE, PROMPT, SETTINGS, STYLE
 from lib_oms.webui import chips, given_panel, library_panel, module_note, offer, presets_panel, preview_row, styles
-from lib_oms.webui.controls import BY_NAME, color_picker, dropdown, elem_id, radio, slider, textbox
+from lib_oms.webui.controls import BY_NAME, color_picker, dropdown, elem_id, radio, slider, tab, textbox
 from lib_oms.webui.library_panel import Panel
 
 _LEAD = (
@@ -18,7 +18,7 @@ _LEAD = (
     "as it is.</p>"
 )
 _SLIDERS = "<p class='oms-lead'>Nothing but the sliders <i>Brightness</i> and <i>Color</i> under Advanced.</p>"
-_BY_HAND = "(source) => [source, document.querySelector('#oms_source:is(:hover, :focus-within)') ? 'yes' : '']"
+_BY_HAND = "(source) => [source, document.querySelector('#{}:is(:hover, :focus-within)') ? 'yes' : '']"
 """Of the events of a radio button none tells in gradio 4 whether a person pressed it."""
 _GIVEN = (COLOR, PICTURE, BRUSH, STYLE, NONE)
 
@@ -28,16 +28,25 @@ def component_made(component: Any) -> None:
     preview_row.component_made(component, elem_id)
 
 
-def build() -> list[Any]:
-    """Makes the accordion. Returns the controls in the order of SETTINGS, which is that of the script's arguments."""
+def build(is_img2img: bool = False) -> list[Any]:
+    """Makes the accordion. Returns the controls in the order of SETTINGS, which is that of the script's arguments.
+
+    That of img2img has no preview, which is of txt2img's page, and none of what the page's script brings to life.
+    """
+    with tab(is_img2img):
+        return _build(is_img2img)
+
+
+def _build(is_img2img: bool) -> list[Any]:
     choices = offer.choices()  # before anything stands on the page, as reading folders may fail
     controls: dict[str, Any] = {}
     with _accordion(controls):
         gr.HTML(_LEAD, elem_id=elem_id("lead"))
         banner = library_panel.banner()
         controls["source"] = radio("source")
-        followed = _followed(controls)
-        preview_row.build()
+        followed = _followed(controls, has_chips=not is_img2img)
+        if not is_img2img:
+            preview_row.build()
         with gr.Row(elem_id=elem_id("strength_row")):
             controls["strength"] = slider("strength")
             start_from = presets_panel.Panel()
@@ -57,11 +66,12 @@ def build() -> list[Any]:
     return [controls[setting.name] for setting in SETTINGS]
 
 
-def _followed(controls: dict[str, Any]) -> list[Any]:
+def _followed(controls: dict[str, Any], *, has_chips: bool) -> list[Any]:
     """What the source is given by. Returns the frames, in the order in which `_shown` speaks of them."""
     with gr.Column(elem_id=elem_id("prompt_frame")) as prompt:
         controls["prompt"] = textbox("prompt", "black background, one candle", lines=2, elem_classes=["prompt"])
-        chips.build(controls)
+        if has_chips:
+            chips.build(controls)
     with gr.Row(visible=False, elem_id=elem_id("given_row")) as row:
         with gr.Column(min_width=240):
             frames = {name: gr.Column(visible=False, elem_id=elem_id(f"{name}_frame")) for name in _GIVEN}
@@ -110,7 +120,7 @@ def _follow_the_source(controls: dict[str, Any], frames: list[Any]) -> None:
         inputs = [source, controls["prompt_weight"]]
         control.change(fn=_shown, inputs=inputs, outputs=frames, show_progress=False)
     by_hand = gr.Textbox(visible=False, elem_id=elem_id("source_by_hand"))
-    in_browser = {"js" if hasattr(gr, "ImageEditor") else "_js": _BY_HAND}  # gradio 4 has another name for it
+    in_browser = {"js" if hasattr(gr, "ImageEditor") else "_js": _BY_HAND.format(elem_id("source"))}  # gradio 4 has another name for it
     source.change(fn=_quiet, inputs=[source, by_hand], outputs=[quiet], show_progress=False, **in_browser)
 
 

@@ -71,8 +71,8 @@ def _plots() -> list[Any]:
 
 
 def _options(plot: Any) -> list[Any]:
-    """The axes, made with the plot's own class, for txt2img alone where it can tell."""
-    axis = getattr(plot, "AxisOptionTxt2Img", plot.AxisOption)
+    """The axes, made with the plot's own class, for the tabs alone that have the step, where it can tell."""
+    axis = plot.AxisOption if options.acts_in_img2img() else getattr(plot, "AxisOptionTxt2Img", plot.AxisOption)
 
     def option(label: str, kind: Callable, apply: Callable, *, confirm: Callable, **more: Any) -> Any:
         return axis(label, kind, _telling(apply), confirm=_telling(confirm), **more)

@@ -26,7 +26,12 @@ from modules import (
     shared,
 )
 from modules.call_queue import queue_lock
-from modules.processing import StableDiffusionProcessingTxt2Img, process_images
+from modules.processing import (
+    StableDiffusionProcessing,
+    StableDiffusionProcessingImg2Img,
+    StableDiffusionProcessingTxt2Img,
+    process_images,
+)
 from modules.shared import opts
 from PIL import Image
 from pydantic import BaseModel, create_model
@@ -54,6 +59,12 @@ StableDiffusionTxt2ImgProcessingAPI = create_model(
     force_task_id=(str | None, None),
     infotext=(str | None, None),
 )
+
+
+class StableDiffusionImg2ImgProcessingAPI(StableDiffusionTxt2ImgProcessingAPI):  # type: ignore[misc, valid-type]
+    denoising_strength: float | None = 0.75
+    init_images: list[str]
+    mask: str | None = None
 
 
 class PNGInfoRequest(BaseModel):
@@ -109,6 +120,7 @@ class Api:
         api_middleware(app)
         for method, path, endpoint in (
             ("POST", "txt2img", self.text2imgapi),
+            ("POST", "img2img", self.img2imgapi),
             ("POST", "png-info", self.pnginfoapi),
             ("GET", "progress", self.progressapi),
             ("POST", "interrupt", self.interruptapi),
@@ -126,8 +138,10 @@ class Api:
         ):
             self.add_api_route(f"/sdapi/v1/{path}", endpoint, methods=[method], response_model=None)
         with gr.Blocks():  # components can only be made inside one
-            self.default_script_args = self.init_default_script_args(scripts.scripts_txt2img)
-            self.init_default_script_args(scripts.scripts_img2img)  # nothing uses them, but ui() runs, as in the host
+            self.default_script_args = {
+                runner: self.init_default_script_args(runner)
+                for runner in (scripts.scripts_txt2img, scripts.scripts_img2img)
+            }
 
     def add_api_route(self, path: str, endpoint: Any, **more: Any) -> None:
         """A route that asks for a password where --api-auth does."""
@@ -164,10 +178,11 @@ class Api:
             raise HTTPException(status_code=422, detail=f"Script '{name}' not found")
         return choices[titles.index(name.lower())]
 
-    def init_script_args(self, request: Any, selected: scripts.Script | None, from_infotext: dict[int, Any]) -> list:
+    def init_script_args(
+        self, request: Any, selected: scripts.Script | None, from_infotext: dict[int, Any], runner: scripts.ScriptRunner
+    ) -> list:
         """Defaults, then what infotext gives, then what the request gives; never checked for type or range."""
-        runner = scripts.scripts_txt2img
-        script_args = self.default_script_args.copy()
+        script_args = self.default_script_args[runner].copy()
         for index, value in from_infotext.items():
             script_args[index] = value
         if selected is not None:
@@ -225,29 +240,43 @@ class Api:
     def text2imgapi(self, txt2imgreq: StableDiffusionTxt2ImgProcessingAPI) -> dict:  # type: ignore[valid-type]
         from_infotext = self.apply_infotext(txt2imgreq)
         runner = scripts.scripts_txt2img
-        selected = self.get_script(txt2imgreq.script_name, runner.selectable_scripts)
+        return self._generate(StableDiffusionProcessingTxt2Img, "txt2img", txt2imgreq, runner, from_infotext, {})
+
+    def img2imgapi(self, img2imgreq: StableDiffusionImg2ImgProcessingAPI) -> dict:
+        """There is no infotext here."""
+        given = {"init_images": [decode_base64_to_image(image) for image in img2imgreq.init_images]}
+        if img2imgreq.mask:
+            given["mask"] = decode_base64_to_image(img2imgreq.mask)
+        runner = scripts.scripts_img2img
+        return self._generate(StableDiffusionProcessingImg2Img, "img2img", img2imgreq, runner, {}, given)
+
+    def _generate(
+        self, kind: type[StableDiffusionProcessing], tab: str, request: Any, runner: scripts.ScriptRunner,
+        from_infotext: dict[int, Any], given: dict[str, Any],
+    ) -> dict:
+        selected = self.get_script(request.script_name, runner.selectable_scripts)
         sampler, scheduler = sd_samplers.get_sampler_and_scheduler(
-            txt2imgreq.sampler_name or txt2imgreq.sampler_index, txt2imgreq.scheduler
+            request.sampler_name or request.sampler_index, request.scheduler
         )
-        script_args = self.init_script_args(txt2imgreq, selected, from_infotext)
-        arguments = {name: getattr(txt2imgreq, name) for name in _TYPES}
+        script_args = self.init_script_args(request, selected, from_infotext, runner)
+        arguments = {name: getattr(request, name) for name in _TYPES if name in kind.__dataclass_fields__} | given
         arguments |= {
             "sampler_name": sampler,
-            "scheduler": txt2imgreq.scheduler or (scheduler if scheduler != "Automatic" else None),
-            "do_not_save_samples": not txt2imgreq.save_images,
-            "do_not_save_grid": not txt2imgreq.save_images,
+            "scheduler": request.scheduler or (scheduler if scheduler != "Automatic" else None),
+            "do_not_save_samples": not request.save_images,
+            "do_not_save_grid": not request.save_images,
         }
-        with queue_lock, closing(StableDiffusionProcessingTxt2Img(**arguments)) as p:
+        with queue_lock, closing(kind(**arguments)) as p:
             p.is_api = True
             p.scripts = runner
-            shared.state.begin(job="scripts_txt2img")
+            shared.state.begin(job=f"scripts_{tab}")
             try:
                 p.script_args = tuple(script_args)
                 processed = runner.run(p, *p.script_args) if selected is not None else process_images(p)
             finally:
                 shared.state.end()
-        pictures = [encode_pil_to_base64(image) for image in processed.images] if txt2imgreq.send_images else []
-        return {"images": pictures, "parameters": jsonable_encoder(dump(txt2imgreq)), "info": processed.js()}
+        pictures = [encode_pil_to_base64(image) for image in processed.images] if request.send_images else []
+        return {"images": pictures, "parameters": jsonable_encoder(dump(request)), "info": processed.js()}
 
     def pnginfoapi(self, req: PNGInfoRequest) -> dict:
         text, items = images.read_info_from_image(decode_base64_to_image(req.image.strip()))
