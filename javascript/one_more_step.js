@@ -5,7 +5,7 @@
 
 (function () {
     const COUNT_AFTER = 600; // milliseconds without another letter
-    const PICTURES = "#oms_picture_image";
+    const PICTURES = "#oms_picture_image, #img2img_oms_picture_image"; // words and count are txt2img's alone
 
     const field = () => document.querySelector("#oms_prompt textarea");
     const chips = () => [...document.querySelectorAll(".oms-chips button[data-word]")];
@@ -60,9 +60,10 @@
             if (chip.getAttribute("aria-pressed") !== pressed) chip.setAttribute("aria-pressed", pressed);
         }
         for (const group of document.querySelectorAll(".oms-chips[hidden]")) group.hidden = false;
-        const presets = document.querySelector("#oms_start_from .oms-buttons");
-        presets?.setAttribute("role", "group");
-        presets?.setAttribute("aria-label", "Start from");
+        for (const presets of document.querySelectorAll("[id$='oms_start_from'] .oms-buttons")) {
+            presets.setAttribute("role", "group");
+            presets.setAttribute("aria-label", "Start from");
+        }
     }
 
     // ---- headers of accordions: no buttons in gradio 3 -------------------------------------------------------------

@@ -47,9 +47,9 @@ def _all() -> dict[str, OptionInfo]:
         "oms_tell_result": OptionInfo(False, "Tell brightness and mean color of pictures made with One More Step").info(
             "below the pictures and in their infotext, as OMS result"
         ),
-        "oms_img2img": OptionInfo(False, "One More Step in img2img at denoising strength 1").info(
-            "what its prompt, color or picture says takes the place of the start picture's brightness and colors"
-        ).needs_reload_ui(),
+        "oms_img2img": OptionInfo(False, "One More Step in img2img at denoising strength 1")
+        .info("what its prompt, color or picture says takes the place of the start picture's brightness and colors")
+        .needs_reload_ui(),
     }
 
 

@@ -30,8 +30,8 @@ class _OfOnePicture:
 
 
 def tell(p: Any, args: Sequence[Any], picture: Image.Image) -> None:
-    """Writes the numbers of a picture that was asked for with the step, where the settings page says so; of a detailer's
-    passes none.
+    """Writes the numbers of a picture that was asked for with the step, where the settings page says so; none of what a
+    detailer makes on its way.
 
     To be called for each picture before its infotext is written.
     """

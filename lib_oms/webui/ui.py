@@ -120,7 +120,8 @@ def _follow_the_source(controls: dict[str, Any], frames: list[Any]) -> None:
         inputs = [source, controls["prompt_weight"]]
         control.change(fn=_shown, inputs=inputs, outputs=frames, show_progress=False)
     by_hand = gr.Textbox(visible=False, elem_id=elem_id("source_by_hand"))
-    in_browser = {"js" if hasattr(gr, "ImageEditor") else "_js": _BY_HAND.format(elem_id("source"))}  # gradio 4 has another name for it
+    js = "js" if hasattr(gr, "ImageEditor") else "_js"  # gradio 4 has another name for it
+    in_browser = {js: _BY_HAND.format(elem_id("source"))}
     source.change(fn=_quiet, inputs=[source, by_hand], outputs=[quiet], show_progress=False, **in_browser)
 
 

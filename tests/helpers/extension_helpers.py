@@ -212,6 +212,13 @@ def told(answer: dict[str, Any]) -> str:
     return answer.get("errors") or answer.get("message") or answer["detail"]
 
 
+def flat(color: str, mode: str = "RGB") -> str:
+    """A picture of one color in base64."""
+    file = io.BytesIO()
+    Image.new(mode, (SIZE, SIZE), color).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
 SILENT = ("Mute", "Own way")
 """The watcher's samplers that do not tell where they start."""
 
@@ -251,10 +258,26 @@ class WebUI:
     def options(self, **values: Any) -> None:
         requests.post(f"{self.url}/sdapi/v1/options", json=values, timeout=60).raise_for_status()
 
-    def txt2img(self, *oms: Any, state: str = "", scripts: dict[str, Any] | None = None, **fields: Any) -> Made:
+    def txt2img(self, *oms: Any, **fields: Any) -> Made:
         """One request; `oms` are the extension's arguments, `scripts` other always-on scripts with theirs. Raises
         RequestFailed with the host's message.
         """
+        return self._generate("txt2img", oms, **fields)
+
+    def img2img(self, *oms: Any, picture: str = "#000000", **fields: Any) -> Made:
+        """The same for img2img at denoising strength 1, by default, from a picture of one color."""
+        own = {"init_images": [flat(picture)], "denoising_strength": 1, "sampler_name": "Euler"}
+        return self._generate("img2img", oms, **{**own, **fields})
+
+    def _generate(
+        self,
+        route: str,
+        oms: tuple[Any, ...],
+        *,
+        state: str = "",
+        scripts: dict[str, Any] | None = None,
+        **fields: Any,
+    ) -> Made:
         body = {
             **{"prompt": "a red circle", "steps": STEPS, "width": SIZE, "height": SIZE, "seed": 7, "cfg_scale": 3},
             **fields,
@@ -263,7 +286,7 @@ class WebUI:
             | ({"one more step": {"args": list(oms)}} if oms else {}),
         }
         before = self._count()
-        response = requests.post(f"{self.url}/sdapi/v1/txt2img", json=body, timeout=300)
+        response = requests.post(f"{self.url}/sdapi/v1/{route}", json=body, timeout=300)
         if response.status_code != 200:
             assert response.status_code == 500, response.text
             raise RequestFailed(told(response.json()))

@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from extension_helpers import ROOT, WebUI, free_port
@@ -108,7 +109,8 @@ def python(webui: Path) -> str:
 class RealWebUI(WebUI):
     """A running A1111, Forge or relative; the same face as the miniature one."""
 
-    def __init__(self, temporary: Path, models: Path) -> None:
+    def __init__(self, temporary: Path, models: Path, **options: Any) -> None:
+        self._options = options  # that its config.json has besides its own
         webui = folder()
         assert webui is not None
         assert (webui / "launch.py").is_file(), f"OMS_WEBUI_DIR={webui} holds no launch.py: it is no WebUI"
@@ -138,6 +140,7 @@ class RealWebUI(WebUI):
         own = webui / "config.json"
         kept = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {}
         kept["live_previews_enable"] = False  # which hosts download a network for
+        kept |= self._options
         kept.setdefault("VERSION_UID", "PY313")  # without it Forge Neo takes this for an old one's, and asks to go on
         settings.write_text(json.dumps(kept), encoding="utf-8")
         arguments = [

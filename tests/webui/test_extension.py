@@ -285,11 +285,11 @@ def test_what_starts_from_a_picture_is_left_alone(webui: WebUI, kind: str) -> No
         p = processing.StableDiffusionProcessingTxt2Img()
         p.is_hr_pass = True
     else:
-        p = processing.StableDiffusionProcessing()
+        p = processing.StableDiffusionProcessingImg2Img(denoising_strength=1)
     p.extra_generation_params["OMS"] = True  # of the first pass
     noise = torch.randn(1, 4, 8, 8)
     kept = noise.clone()
-    hook.before_sampling(p, [True, "no such module"], noise)
+    hook.before_sampling(p, [True, "no such module"], noise, noise)
     assert torch.equal(noise, kept)
     assert getattr(p, "modified_noise", None) is None
     assert p.extra_generation_params == {"OMS": True}

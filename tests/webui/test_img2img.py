@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-import requests
 import torch
 from browser_helpers import host_style
-from extension_helpers import SIZE, STEPS, Made, RequestFailed, WebUI, told
-from PIL import Image
+from extension_helpers import SIZE, RequestFailed, WebUI, flat
 
 from lib_oms.step import low
 
@@ -21,12 +16,6 @@ pytest.importorskip("gradio")
 
 COLOR = {"enabled": True, "source": "color", "color": "#203040", "quiet": 6}
 DARK, BRIGHT = "#000000", "#ffffff"
-
-
-def png(color: str, mode: str = "RGB") -> str:
-    file = io.BytesIO()
-    Image.new(mode, (SIZE, SIZE), color).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
 
 
 @pytest.fixture(scope="module")
@@ -37,21 +26,6 @@ def webui(start_webui: Callable[..., WebUI], tmp_path_factory: pytest.TempPathFa
     return start_webui(host_style(), folder=folder)
 
 
-def img2img(webui: WebUI, *oms: Any, picture: str = DARK, state: str = "", **fields: Any) -> Made:
-    body = {
-        **{"prompt": "a red circle", "steps": STEPS, "width": SIZE, "height": SIZE, "seed": 7, "cfg_scale": 3},
-        **{"init_images": [png(picture)], "denoising_strength": 1, "sampler_name": "Euler"},
-        **fields,
-        "alwayson_scripts": {"Watcher": {"args": [state]}} | ({"one more step": {"args": list(oms)}} if oms else {}),
-    }
-    before = webui._count()
-    response = requests.post(f"{webui.url}/sdapi/v1/img2img", json=body, timeout=300)
-    if response.status_code != 200:
-        raise RequestFailed(told(response.json()))
-    answer = response.json()
-    return Made(answer["images"], json.loads(answer["info"]), webui._seen(before))
-
-
 @pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M", "LCM", "DDIM", "UniPC"])
 def test_two_start_pictures_begin_in_the_color_that_was_asked_and_in_their_own_detail(
     webui: WebUI, sampler: str
@@ -59,7 +33,7 @@ def test_two_start_pictures_begin_in_the_color_that_was_asked_and_in_their_own_d
     """What the denoiser is given, of a black and of a white picture."""
     steps = {"sampler_name": sampler, "steps": 6}
     plain, made = (
-        [img2img(webui, *oms, picture=picture, **steps).seen[0] for picture in (DARK, BRIGHT)] for oms in ([], [COLOR])
+        [webui.img2img(*oms, picture=picture, **steps).seen[0] for picture in (DARK, BRIGHT)] for oms in ([], [COLOR])
     )
     assert (low(plain[0].x, 4) - low(plain[1].x, 4)).abs().max() > 0.05, "or there is nothing to mend"
     torch.testing.assert_close(low(made[0].x, 6), low(made[1].x, 6), rtol=1e-4, atol=1e-4)
@@ -71,14 +45,12 @@ def test_two_start_pictures_begin_in_the_color_that_was_asked_and_in_their_own_d
 @pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
 def test_what_it_begins_with_is_what_the_color_says_at_the_first_call(webui: WebUI, sampler: str) -> None:
     """The same low frequencies as another color's, but for the difference of the two colors' own latents."""
-    a, b = (
-        img2img(webui, {**COLOR, "color": color}, sampler_name=sampler, steps=6).seen[0] for color in (DARK, BRIGHT)
-    )
-    assert (a.x - b.x).mean().abs() > 0
+    a, b = (webui.img2img({**COLOR, "color": color}, sampler_name=sampler, steps=6).seen[0] for color in (DARK, BRIGHT))
+    assert (a.x - b.x).mean().abs() > 0.05
     alphas = _alphas()
     size = 1.0 if sampler == "Euler" else float(alphas[int(a.level)].sqrt())
     expected = size * low(_latent(DARK) - _latent(BRIGHT), 4)
-    torch.testing.assert_close(low(a.x - b.x, 4), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(low(a.x - b.x, 4), expected, rtol=1e-2, atol=1e-2)
 
 
 def _alphas() -> torch.Tensor:
@@ -95,7 +67,7 @@ def _latent(color: str) -> torch.Tensor:
 
 
 def test_a_prompts_picture_changes_and_says_so(webui: WebUI) -> None:
-    plain, made = img2img(webui), img2img(webui, True, "untrained", "night")
+    plain, made = webui.img2img(), webui.img2img(True, "untrained", "night")
     assert made.pixels != plain.pixels
     assert "OMS: True" in made.infotext
     assert "OMS skipped" not in made.infotext
@@ -103,26 +75,26 @@ def test_a_prompts_picture_changes_and_says_so(webui: WebUI) -> None:
 
 
 def test_batches_are_what_their_pictures_are_alone(webui: WebUI) -> None:
-    both = img2img(webui, COLOR, batch_size=2, do_not_save_grid=True).seen[0]
-    alone = [img2img(webui, COLOR, seed=seed).seen[0].x for seed in (7, 8)]
+    both = webui.img2img(COLOR, batch_size=2, do_not_save_grid=True).seen[0]
+    alone = [webui.img2img(COLOR, seed=seed).seen[0].x for seed in (7, 8)]
     assert torch.equal(both.x, torch.cat(alone))
 
 
 def test_strength_zero_changes_nothing(webui: WebUI) -> None:
-    assert img2img(webui, {**COLOR, "strength": 0}).pixels == img2img(webui).pixels
+    assert webui.img2img({**COLOR, "strength": 0}).pixels == webui.img2img().pixels
 
 
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"denoising_strength": 0.95}, "img2img starts from the picture at denoising strength 0.95; the step acts at 1"),
-        ({"mask": png("white", "L")}, "inpainting keeps a part of the picture"),
+        ({"denoising_strength": 0.95}, "from the picture at denoising strength 0.95; the step acts at 1"),
+        ({"mask": flat("white", "L")}, "inpainting keeps a part of the picture"),
     ],
 )
 def test_where_the_picture_is_to_stay_it_does_not_apply_and_says_so(
     webui: WebUI, fields: dict[str, Any], reason: str
 ) -> None:
-    plain, made = img2img(webui, **fields), img2img(webui, COLOR, **fields)
+    plain, made = webui.img2img(**fields), webui.img2img(COLOR, **fields)
     assert made.pixels == plain.pixels
     assert reason in made.infotext.partition("OMS skipped: ")[2]
     assert "OMS: True" not in made.infotext
@@ -131,10 +103,10 @@ def test_where_the_picture_is_to_stay_it_does_not_apply_and_says_so(
 
 def test_what_cannot_be_ends_the_request(webui: WebUI) -> None:
     with pytest.raises(RequestFailed, match="no such module"):
-        img2img(webui, True, "no such module")
+        webui.img2img(True, "no such module")
     webui.options(oms_on_failure="continue without it")
     try:
-        assert "OMS skipped" in img2img(webui, True, "no such module").infotext
+        assert "OMS skipped" in webui.img2img(True, "no such module").infotext
     finally:
         webui.options(oms_on_failure="stop the request")
 
@@ -147,7 +119,7 @@ def test_what_fails_just_before_sampling_ends_the_request_too(webui: WebUI, monk
 
     monkeypatch.setattr(given, "latent", broken)
     with pytest.raises(RequestFailed, match="on fire"):
-        img2img(webui, COLOR)
+        webui.img2img(COLOR)
 
 
 def test_txt2img_is_as_it_was(webui: WebUI) -> None:

@@ -22,6 +22,7 @@ DEFAULTS = {
     "oms_memory_policy": "keep in RAM",
     "oms_paste_unticks": True,
     "oms_tell_result": False,
+    "oms_img2img": False,
 }
 QUICK = {"sampler_name": "Euler", "steps": 1}
 
