@@ -82,10 +82,10 @@ def before_sampling(p: Any, args: Sequence[Any], noise: Tensor, x: Tensor) -> No
 
 
 def _is_for(p: Any) -> bool:
-    """Whether what our arguments ask for is meant for this pass: txt2img's first, or img2img's where the settings page
-    says so.
+    """Whether what our arguments ask for is meant for this pass: txt2img's first, or that of img2img's own tab, where
+    the script stands if the settings page says so.
     """
-    return host.is_first_pass(p) or (options.acts_in_img2img() and host.of_img2img_tab(p))
+    return host.is_first_pass(p) or host.of_img2img_tab(p)
 
 
 def _refuse_kept(p: Any) -> None:
