@@ -82,6 +82,23 @@ def color_picker(name: str) -> gr.ColorPicker:
     return gr.ColorPicker(**_of(name))
 
 
+def update(**facts: Any) -> dict[str, Any]:
+    """An update of a control that pages and hosts' API take alike.
+
+    Marked as gradio 3 marks updates: gradio 4 takes that, too, and it is the only mark by which hosts' API finds the
+    value in an update (A1111 modules/api/api.py apply_infotext).
+    """
+    return {**gr.update(**facts), "__type__": "generic_update"}
+
+
+def holding(setting: Setting, value: Any) -> Any:
+    """What makes the setting's control hold `value`. Beyond a slider's end that end moves, too: gradio brings a number
+    back between the ends as soon as a person leaves its field.
+    """
+    beyond = isinstance(value, (int, float)) and value > setting.slider
+    return update(value=value, maximum=setting.maximum) if beyond else value
+
+
 def _choices(setting: Setting) -> list[tuple[str, str]]:
     """Word and value of each; what follows nothing stands last."""
     words = [*setting.words, *setting.choices[len(setting.words) :]]

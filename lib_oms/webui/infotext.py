@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import gradio as gr
-
 from lib_oms.library import ModuleEntry
 from lib_oms.settings import CHOICE, SETTINGS, OMSSettings, Setting, from_infotext, was_automatic
 from lib_oms.webui import offer, options
+from lib_oms.webui.controls import holding, update
 
 SKIPPED = "OMS skipped"
 RESULT = "OMS result"
@@ -56,15 +55,11 @@ def _reader(setting: Setting) -> Callable[[Mapping[str, Any]], Any]:
             return None  # such as the color, where no color was followed: what the page shows may stay
         if setting.name == "module" and isinstance(value, str):
             return _to_choose(offer.restored(value, automatic=was_automatic(params)))
-        return value
+        return holding(setting, value)
 
     return read
 
 
 def _to_choose(module: str) -> dict[str, Any]:
-    """An update of the dropdown that chooses `module` and shows it even where it is none of the choices.
-
-    Marked as gradio 3 marks updates: gradio 4 takes that, too, and it is the only mark by which hosts' API finds the
-    value in an update (A1111 modules/api/api.py apply_infotext).
-    """
-    return {**gr.update(value=module, choices=offer.choices(module)), "__type__": "generic_update"}
+    """An update of the dropdown that chooses `module` and shows it even where it is none of the choices."""
+    return update(value=module, choices=offer.choices(module))

@@ -14,7 +14,7 @@ from lib_oms.errors import SettingError
 from lib_oms.presets import LEFT_ALONE, Preset, Presets, to_json
 from lib_oms.settings import SETTINGS
 from lib_oms.webui import host, module_note
-from lib_oms.webui.controls import elem_id, unsaved
+from lib_oms.webui.controls import BY_NAME, elem_id, holding, unsaved
 
 NAMED = tuple(setting.name for setting in SETTINGS if setting.name not in LEFT_ALONE)
 """The settings of a preset, in their order."""
@@ -109,7 +109,7 @@ def _load(name: Any) -> list[Any]:
         preset = presets().usable(str(name or ""))
     except SettingError as error:
         return [*(gr.update() for _ in NAMED), _error(error)]
-    return [*(preset.values[setting] for setting in NAMED), _done(f"{preset.name} is set.")]
+    return [*(holding(BY_NAME[name], preset.values[name]) for name in NAMED), _done(f"{preset.name} is set.")]
 
 
 def _save(name: Any, *values: Any) -> tuple[Any, str, str]:

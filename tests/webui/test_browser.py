@@ -165,6 +165,20 @@ def test_a_pasted_exactness_stays_and_a_chosen_source_brings_its_own(ui: WebUIPa
         assert ui.number("oms_quiet").input_value() == expected
 
 
+def test_a_pasted_guidance_beyond_the_slider_stays_and_is_used(ui: WebUIPage) -> None:
+    fill_in(ui, steps=1)
+    ui.unfold("advanced")
+    ui.paste(f"{PROMPT}\nSteps: 1, Sampler: Euler, Seed: 1, OMS: True, OMS prompt: night, OMS guidance scale: 5.0")
+    field = ui.number("oms_guidance_scale")
+    assert field.input_value() == "5"
+    field.focus()  # gradio brings a number back into its slider's bounds where a person leaves the field
+    field.press("Tab")
+    ui.page.wait_for_timeout(1000)
+    assert field.input_value() == "5"
+    ui.generate()
+    assert "OMS guidance scale: 5.0" in ui.infotext
+
+
 def test_away_from_acts_only_beside_guidance(ui: WebUIPage) -> None:
     ui.unfold("advanced")
     assert ui.text("oms_negative_prompt").is_disabled()
