@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -17,7 +18,10 @@ from lib_oms.webui.controls import elem_id, textbox, unsaved
 
 _SIZE = 256, 192
 """Pixels of the canvas: coarse, as 16 of them are kept."""
-_GRAY = 128
+_SHEET = Path(__file__).with_name("sheet.png")
+"""Medium gray, which says nothing. A file, as gradio writes one of a picture from memory, and hosts say where: Forge
+Neo into a folder that is missing at its first start.
+"""
 _COLORS = ("#000000", "#404040", "#808080", "#bfbfbf", "#ffffff", "#1f4e79", "#7a1f1f", "#2e6b2e", "#d9a441", "#f28c28")
 _READY = {"Dark left": (1, 0), "Dark right": (-1, 0), "Dark above": (0, 1), "Dark below": (0, -1)}
 """Sketches that need no hand: where it gets brighter, as steps to the right and downward."""
@@ -78,7 +82,7 @@ def _canvas() -> Any:
     if not hasattr(gr, "ImageEditor"):
         return gr.Image(source="canvas", tool="color-sketch", shape=_SIZE, brush_radius=24, height=240, **facts)
     return gr.ImageEditor(
-        value={"background": _sheet(), "layers": [], "composite": None},
+        value={"background": str(_SHEET), "layers": [], "composite": None},
         sources=(),
         transforms=(),
         layers=False,
@@ -87,10 +91,6 @@ def _canvas() -> Any:
         brush=gr.Brush(colors=list(_COLORS), default_size=40),
         **facts,
     )
-
-
-def _sheet() -> Image.Image:
-    return Image.new("RGB", _SIZE, (_GRAY,) * 3)
 
 
 def _drawing_as_text(drawing: Any) -> Any:
@@ -102,7 +102,7 @@ def _drawing_as_text(drawing: Any) -> Any:
         return "" if drawing is None else small_picture(drawing, BRUSH)
     whole = drawing.get("composite")
     text = "" if whole is None else small_picture(whole, BRUSH)
-    return gr.update() if text in ("", small_picture(_sheet(), BRUSH)) else text
+    return gr.update() if text in ("", small_picture(Image.open(_SHEET), BRUSH)) else text
 
 
 def _picture_as_text(image: Any) -> str:

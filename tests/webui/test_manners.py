@@ -262,3 +262,22 @@ def test_what_else_fails_goes_without_it_if_a_person_wants_that(
     options("oms_on_failure", "stop")
     with pytest.raises(RequestFailed):
         webui.txt2img(*args, sampler_name="Euler")
+
+
+# The page
+
+
+def test_the_accordion_is_made_where_the_host_can_write_no_picture_for_it(
+    webui: WebUI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forge Neo's folder for temporary pictures is missing at its first start; its own of this name fails then."""
+    import gradio as gr
+
+    from lib_oms.webui import ui
+
+    def save_pil_to_cache(*args: Any, **kwargs: Any) -> str:
+        raise FileNotFoundError("tmp/tmp1zh_ai8c.png")
+
+    monkeypatch.setattr(gr.processing_utils, "save_pil_to_cache", save_pil_to_cache, raising=False)
+    with gr.Blocks():
+        ui.build()
