@@ -214,3 +214,11 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     assert presets.all() == []
     with pytest.raises(SettingError, match="cannot be saved"):
         presets.save("Night", NIGHT)
+
+
+def test_those_to_begin_with_leave_the_exactness_as_the_page_begins(tmp_path: Path) -> None:
+    """Muted is less color, and not another exactness too."""
+    begins = next(setting for setting in SETTINGS if setting.name == "quiet").default
+    there = Presets(tmp_path, Path(__file__).parents[1] / "presets.json").all()
+    assert {preset.name: preset.values["quiet"] for preset in there} == {preset.name: begins for preset in there}
+    assert there

@@ -87,7 +87,7 @@ def _canvas() -> Any:
         transforms=(),
         layers=False,
         canvas_size=_SIZE,
-        height=300,
+        height=276,
         brush=gr.Brush(colors=list(_COLORS), default_size=40),
         **facts,
     )
