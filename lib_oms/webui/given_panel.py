@@ -22,7 +22,8 @@ _SHEET = Path(__file__).with_name("sheet.png")
 """Medium gray, which says nothing. A file, as gradio writes one of a picture from memory, and hosts say where: Forge
 Neo into a folder that is missing at its first start.
 """
-_COLORS = ("#000000", "#404040", "#808080", "#bfbfbf", "#ffffff", "#1f4e79", "#7a1f1f", "#2e6b2e", "#d9a441", "#f28c28")
+_COLORS = ("#000000", "#ffffff", "#1f4e79", "#f28c28")
+"""gradio 4.40 shows four, whatever more it is given; the eraser brings the gray back, and + any other color."""
 _READY = {"Dark left": (1, 0), "Dark right": (-1, 0), "Dark above": (0, 1), "Dark below": (0, -1)}
 """Sketches that need no hand: where it gets brighter, as steps to the right and downward."""
 

@@ -139,6 +139,18 @@ def test_a_drawing_is_followed_and_comes_back(ui: WebUIPage) -> None:
     assert ui.picture.tobytes() == picture.tobytes()
 
 
+@pytest.mark.skipif(host_style() != "forge", reason="gradio 3 has a color picker alone")
+def test_the_brush_offers_black_and_white(ui: WebUIPage) -> None:
+    ui.open_accordion()
+    ui.follow("brush")
+    ui.page.locator("#oms_brush_canvas button[aria-label='Draw button']").click()
+    ui.page.locator("#oms_brush_canvas menu button").first.wait_for()
+    offered = ui.page.evaluate(
+        "[...document.querySelectorAll('#oms_brush_canvas menu button')].map((e) => getComputedStyle(e).backgroundColor)"
+    )
+    assert {"rgb(0, 0, 0)", "rgb(255, 255, 255)"} <= set(offered), offered
+
+
 def wait_for_sketch(ui: WebUIPage, dark: str) -> Image.Image:
     """What will be followed, as soon as its left or its right side is the dark one and has been for a while."""
     last = ""
