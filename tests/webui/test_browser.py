@@ -145,9 +145,8 @@ def test_the_brush_offers_black_and_white(ui: WebUIPage) -> None:
     ui.follow("brush")
     ui.page.locator("#oms_brush_canvas button[aria-label='Draw button']").click()
     ui.page.locator("#oms_brush_canvas menu button").first.wait_for()
-    offered = ui.page.evaluate(
-        "[...document.querySelectorAll('#oms_brush_canvas menu button')].map((e) => getComputedStyle(e).backgroundColor)"
-    )
+    buttons = ui.page.locator("#oms_brush_canvas menu button")
+    offered = buttons.evaluate_all("all => all.map((button) => getComputedStyle(button).backgroundColor)")
     assert {"rgb(0, 0, 0)", "rgb(255, 255, 255)"} <= set(offered), offered
 
 
