@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from browser_helpers import MODEL, DemoProcess, WebUIPage, brightness, contrast
+from browser_helpers import MODEL, DemoProcess, WebUIPage, brightness, contrast, host_style
 from PIL import Image, ImageChops
 
 pytest.importorskip("gradio")
