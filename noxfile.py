@@ -35,7 +35,8 @@ WHOLE = "neo" if PYTHON >= OLD_PINS_END else "forge"
 """The host under whose pins all tests run."""
 PARALLEL = ["-n", os.environ.get("OMS_TEST_PROCESSES", "2"), "--dist", "loadfile"]
 """Tests of one file share a WebUI, so a file is one process's; the suite is made for two cores."""
-NO_HOST = ("test_devices.py", "test_module_cache.py", "test_project.py", "test_readme.py", "test_settings.py",
+NO_HOST = ("test_devices.py", "test_module_cache.py", "test_presets.py", "test_project.py", "test_readme.py",
+           "test_settings.py",
            "step", "given", "commands", "embedded", "files", "judging", "library/test_download.py",
            "library/test_entries.py", "library/test_fingerprint.py", "library/test_trust.py", "text/test_prompt.py",
            "training")  # fmt: skip
@@ -44,13 +45,14 @@ where a library has a part in them, with the newest ones."""
 NO_PIN = (*NO_HOST, "webui/test_costs.py", "webui/test_interrupt.py", "webui/test_manners.py", "webui/test_memory.py",
           "webui/test_real_host.py", "webui/test_samplers.py")  # fmt: skip
 """And those of torch and our own code in a host: no pin changes them, so they run under one host's as well."""
-NO_LIBRARY = ("webui", "demo", "files", "judging", "commands", "test_devices.py", "test_install.py", "test_project.py",
-              "test_readme.py", "test_settings.py", "step", "given", "library/test_entries.py",
+NO_LIBRARY = ("webui", "demo", "files", "judging", "commands", "test_devices.py", "test_install.py",
+              "test_presets.py", "test_project.py", "test_readme.py", "test_settings.py", "step", "given", "library/test_entries.py",
               "library/test_fingerprint.py", "library/test_trust.py", "text/test_prompt.py")  # fmt: skip
 """What no library newer than the hosts' has a part in, besides torch."""
 SAME_AS_FORGE = {
     "a1111": ("psi", "test_pipeline.py"),
-    "neo": ("webui/test_browser_download.py", "webui/test_browser_messages.py", "webui/test_browser_modules.py",
+    "neo": ("webui/test_browser_banner.py", "webui/test_browser_chips.py", "webui/test_browser_download.py",
+            "webui/test_browser_messages.py", "webui/test_browser_modules.py", "webui/test_browser_presets.py",
             "webui/test_extension.py"),
 }  # fmt: skip
 """What stands on diffusers and safetensors alone, where those have the versions that Forge has; and, as Neo's gradio is

@@ -1,5 +1,5 @@
 // What the page of One More Step can do beyond gradio: words that a click puts into the OMS prompt and takes out again, a
-// count of its tokens, headers that the keyboard reaches, and pictures of this page dropped onto a place for a picture.
+// count of its tokens, headers that the keyboard reaches, a canvas, and pictures of this page dropped onto a place for one.
 // All of it works on what stands in the page; where this script is missing, nothing else is.
 "use strict";
 
@@ -66,8 +66,126 @@
         }
     }
 
+    // ---- the canvas -----------------------------------------------------------------------------------------------
+    const GROUND = "#808080"; // says nothing
+    const RADIUS = 20;
+    const KEPT = 16; // pixels of a sketch's longer side
+    const SHOWN = new WeakMap(); // the text that each canvas shows
+    const COLOR = new WeakMap(); // what each canvas is painted with
+
+    const sketchField = (paint) => document.querySelector(`#${paint.dataset.field} :is(textarea, input)`);
+
+    function fill(canvas) {
+        const pen = canvas.getContext("2d");
+        pen.fillStyle = GROUND;
+        pen.fillRect(0, 0, canvas.width, canvas.height);
+    }
+
+    function choose(paint, color) {
+        COLOR.set(paint, color);
+        for (const button of paint.querySelectorAll("[data-color]")) {
+            button.setAttribute("aria-pressed", String(button.dataset.color === color));
+        }
+    }
+
+    // Shows what is followed where that has come from elsewhere, such as a pasted infotext.
+    function showSketches() {
+        for (const paint of document.querySelectorAll(".oms-paint")) {
+            const canvas = paint.querySelector("canvas");
+            const text = sketchField(paint)?.value ?? "";
+            if (paint.hidden) {
+                paint.hidden = false;
+                fill(canvas);
+                choose(paint, "#000000");
+            }
+            if (text === (SHOWN.get(paint) ?? "")) continue;
+            SHOWN.set(paint, text);
+            if (!text) {
+                fill(canvas);
+                continue;
+            }
+            const image = new Image();
+            image.onload = () => {
+                if (SHOWN.get(paint) === text) canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+            };
+            image.src = text.startsWith("data:") ? text : "data:image/png;base64," + text;
+        }
+    }
+
+    function told(paint, text) {
+        const field = sketchField(paint);
+        if (!field) return;
+        SHOWN.set(paint, text);
+        field.value = text;
+        field.dispatchEvent(new Event("input", { bubbles: true }));
+    }
+
+    function tellDrawing(paint) {
+        const canvas = paint.querySelector("canvas");
+        const small = document.createElement("canvas");
+        small.width = KEPT;
+        small.height = Math.round((KEPT * canvas.height) / canvas.width);
+        const pen = small.getContext("2d");
+        pen.imageSmoothingQuality = "high";
+        pen.drawImage(canvas, 0, 0, small.width, small.height);
+        told(paint, small.toDataURL("image/png").split(",")[1]);
+    }
+
+    function stroke(canvas, from, to) {
+        const pen = canvas.getContext("2d");
+        const box = canvas.getBoundingClientRect();
+        const at = (event) => [
+            ((event.clientX - box.left) * canvas.width) / box.width, ((event.clientY - box.top) * canvas.height) / box.height,
+        ];
+        pen.strokeStyle = pen.fillStyle = COLOR.get(canvas.closest(".oms-paint"));
+        pen.lineWidth = 2 * RADIUS;
+        pen.lineCap = "round";
+        pen.beginPath();
+        pen.moveTo(...at(from));
+        pen.lineTo(...at(to));
+        pen.stroke();
+        pen.beginPath(); // a line of no length is none
+        pen.arc(...at(to), RADIUS, 0, 2 * Math.PI);
+        pen.fill();
+    }
+
+    let last = null; // where the pointer was while it is down
+
+    document.addEventListener("pointerdown", (event) => {
+        if (event.button !== 0 || !event.target.matches?.(".oms-paint canvas")) return;
+        event.preventDefault();
+        event.target.setPointerCapture(event.pointerId);
+        stroke(event.target, event, event);
+        last = event;
+    });
+    document.addEventListener("pointermove", (event) => {
+        if (!last || event.target !== last.target || event.pointerId !== last.pointerId) return;
+        stroke(event.target, last, event);
+        last = event;
+    });
+    for (const end of ["pointerup", "pointercancel"]) {
+        document.addEventListener(end, (event) => {
+            if (!last || event.pointerId !== last.pointerId) return;
+            const paint = last.target.closest(".oms-paint");
+            last = null;
+            tellDrawing(paint);
+        });
+    }
+    document.addEventListener("click", (event) => {
+        const button = event.target.closest?.(".oms-paint button");
+        const paint = button?.closest(".oms-paint");
+        if (!paint) return;
+        if (button.dataset.color) return choose(paint, button.dataset.color);
+        fill(paint.querySelector("canvas"));
+        told(paint, "");
+    });
+    document.addEventListener("input", (event) => {
+        const paint = event.target.closest?.(".oms-paint");
+        if (paint) choose(paint, event.target.value);
+    });
+
     // ---- headers of accordions: no buttons in gradio 3 -------------------------------------------------------------
-    const HEADS = ":is(#oms_presets, #oms_advanced, #oms_library) > div.label-wrap";
+    const HEADS = ["presets", "advanced", "library"].map((part) => `[id$=oms_${part}] > div.label-wrap`).join(", ");
 
     function makeHeadsButtons() {
         for (const head of document.querySelectorAll(HEADS)) {
@@ -169,5 +287,6 @@
         refresh();
         countAgain();
         makeHeadsButtons();
+        showSketches();
     });
 })();

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -18,12 +17,7 @@ from lib_oms.webui.controls import elem_id, textbox, unsaved
 
 _SIZE = 256, 192
 """Pixels of the canvas: coarse, as 16 of them are kept."""
-_SHEET = Path(__file__).with_name("sheet.png")
-"""Medium gray, which says nothing. A file, as gradio writes one of a picture from memory, and hosts say where: Forge
-Neo into a folder that is missing at its first start.
-"""
-_COLORS = ("#000000", "#ffffff", "#1f4e79", "#f28c28")
-"""gradio 4.40 shows four, whatever more it is given; the eraser brings the gray back, and + any other color."""
+_COLORS = {"#000000": "black", "#ffffff": "white", "#1f4e79": "blue", "#f28c28": "orange"}
 _READY = {"Dark left": (1, 0), "Dark right": (-1, 0), "Dark above": (0, 1), "Dark below": (0, -1)}
 """Sketches that need no hand: where it gets brighter, as steps to the right and downward."""
 
@@ -37,8 +31,12 @@ def picture() -> gr.Textbox:
 
 
 def brush() -> gr.Textbox:
-    """A canvas, and sketches that are there already; gives the text."""
-    canvas = _canvas()
+    """A canvas, and sketches that are there already; gives the text.
+
+    The canvas is the page's script's (javascript/one_more_step.js), and not there without it. gradio's own editors draw
+    60 frames a second even out of sight (4.40), or show no sketch that comes from elsewhere (3.41).
+    """
+    gr.HTML(_canvas(elem_id(BRUSH)), elem_id=elem_id("brush_canvas"))
     with gr.Row(elem_id=elem_id("brush_ready")):
         ready = [
             unsaved(
@@ -47,11 +45,7 @@ def brush() -> gr.Textbox:
             for name in _READY
         ]
     text = _text(BRUSH)
-    canvas.change(fn=_drawing_as_text, inputs=[canvas], outputs=[text], show_progress=False)
-    canvas.clear(fn=lambda: "", inputs=[], outputs=[text], show_progress=False)
     for name, button in zip(_READY, ready, strict=True):
-        # The text alone: gradio 3's canvas shows nothing but what was drawn by hand, and gradio 4's tells, when a
-        # sketch is put there, what was there before.
         button.click(fn=_ready(name), inputs=[], outputs=[text], show_progress=False)
     return text
 
@@ -77,33 +71,20 @@ def _text(name: str) -> gr.Textbox:
     return text
 
 
-def _canvas() -> Any:
-    """gradio's own editor, of either generation: a sheet of medium gray, which says nothing, or of white."""
-    facts: dict[str, Any] = {"label": "Paint dark, bright, colors", "type": "pil", "elem_id": elem_id("brush_canvas")}
-    if not hasattr(gr, "ImageEditor"):
-        return gr.Image(source="canvas", tool="color-sketch", shape=_SIZE, brush_radius=24, height=240, **facts)
-    return gr.ImageEditor(
-        value={"background": str(_SHEET), "layers": [], "composite": None},
-        sources=(),
-        transforms=(),
-        layers=False,
-        canvas_size=_SIZE,
-        height=276,
-        brush=gr.Brush(colors=list(_COLORS), default_size=40),
-        **facts,
+def _canvas(field: str) -> str:
+    """A sheet of medium gray, which says nothing, and what to paint on it with; for the text with the id `field`."""
+    colors = "".join(
+        f"<button type='button' aria-label='Paint {name}' aria-pressed='false' data-color='{color}' "
+        f"style='background: {color}'></button>"
+        for color, name in _COLORS.items()
     )
-
-
-def _drawing_as_text(drawing: Any) -> Any:
-    """A drawing as the canvas gives it: gradio 3 the image, or None where it was taken away; gradio 4 an image in
-    parts. A sheet on which nothing is painted changes nothing: gradio 4 tells of it whenever the canvas comes into
-    sight, as when another drawing was pasted.
-    """
-    if not isinstance(drawing, dict):
-        return "" if drawing is None else small_picture(drawing, BRUSH)
-    whole = drawing.get("composite")
-    text = "" if whole is None else small_picture(whole, BRUSH)
-    return gr.update() if text in ("", small_picture(Image.open(_SHEET), BRUSH)) else text
+    width, height = _SIZE
+    return (
+        f"<div class='oms-paint' data-field='{field}' hidden>"
+        f"<canvas width='{width}' height='{height}' role='img' aria-label='Canvas: paint dark, bright, colors'></canvas>"
+        f"<div role='group' aria-label='Brush'>{colors}<input type='color' aria-label='Another color' value='#7a1f1f'>"
+        "<button type='button' data-clear>Clear</button></div></div>"
+    )
 
 
 def _picture_as_text(image: Any) -> str:

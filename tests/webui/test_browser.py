@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from browser_helpers import MODEL, DemoProcess, WebUIPage, brightness, contrast, host_style
+from browser_helpers import MODEL, DemoProcess, WebUIPage, brightness, contrast
 from PIL import Image, ImageChops
 
 pytest.importorskip("gradio")
@@ -111,7 +111,6 @@ def test_a_drawing_is_followed_and_comes_back(ui: WebUIPage) -> None:
     ui.follow("brush")
     canvas = ui.page.locator("#oms_brush_canvas canvas").first
     canvas.wait_for()
-    ui.page.wait_for_timeout(1000)  # gradio 3 gives it its size when it comes into sight
     box = canvas.bounding_box()
     assert box is not None
     for part in range(10):  # black, the brush's first color, over the left half
@@ -139,15 +138,42 @@ def test_a_drawing_is_followed_and_comes_back(ui: WebUIPage) -> None:
     assert ui.picture.tobytes() == picture.tobytes()
 
 
-@pytest.mark.skipif(host_style() != "forge", reason="gradio 3 has a color picker alone")
-def test_the_brush_offers_black_and_white(ui: WebUIPage) -> None:
+def test_the_brush_paints_in_its_color_shows_what_is_followed_and_can_be_cleared(ui: WebUIPage) -> None:
     ui.open_accordion()
     ui.follow("brush")
-    ui.page.locator("#oms_brush_canvas button[aria-label='Draw button']").click()
-    ui.page.locator("#oms_brush_canvas menu button").first.wait_for()
-    buttons = ui.page.locator("#oms_brush_canvas menu button")
-    offered = buttons.evaluate_all("all => all.map((button) => getComputedStyle(button).backgroundColor)")
-    assert {"rgb(0, 0, 0)", "rgb(255, 255, 255)"} <= set(offered), offered
+    canvas = ui.page.locator("#oms_brush_canvas canvas")
+    ui.page.get_by_role("button", name="Paint white").click()
+    canvas.click()
+    ui.page.wait_for_function("document.querySelector('#oms_brush :is(textarea, input)').value !== ''")
+    sketch = Image.open(io.BytesIO(base64.b64decode(ui.text("oms_brush").input_value()))).convert("RGB")
+    assert sketch.size == (16, 12)
+    assert min(sketch.getpixel((8, 6))) > 230
+    assert sketch.getpixel((1, 1)) == (128, 128, 128)  # the sheet, which says nothing
+    ui.find("oms_brush_dark_right").click()
+    shown = "document.querySelector('#oms_brush_canvas canvas').getContext('2d').getImageData(0, 96, 256, 1).data"
+    ui.page.wait_for_function(f"{shown}[1000] < 20")
+    assert ui.page.evaluate(f"{shown}[20]") > 235
+    ui.page.locator("#oms_brush_canvas").get_by_role("button", name="Clear").click()
+    assert ui.text("oms_brush").input_value() == ""
+    assert ui.page.evaluate(f"{shown}[1000]") == 128
+
+
+def test_a_page_at_rest_draws_nothing(ui: WebUIPage) -> None:
+    """What the sampler's GPU would have to do beside the picture."""
+    ui.open_accordion()
+    ui.follow("brush")
+    ui.follow("prompt")
+    ui.page.wait_for_timeout(3000)
+    frames, asked = ui.page.evaluate(
+        """() => new Promise((done) => {
+            const ask = window.requestAnimationFrame.bind(window), began = performance.now();
+            let frames = 0, asked = 0;
+            window.requestAnimationFrame = (call) => { asked += 1; return ask(call); };
+            const count = () => { frames += 1; performance.now() - began < 3000 ? ask(count) : done([frames, asked]); };
+            ask(count);
+        })"""
+    )
+    assert asked < frames / 2
 
 
 def wait_for_sketch(ui: WebUIPage, dark: str) -> Image.Image:
