@@ -81,7 +81,7 @@ def _canvas(field: str) -> str:
     width, height = _SIZE
     return (
         f"<div class='oms-paint' data-field='{field}' hidden>"
-        f"<canvas width='{width}' height='{height}' role='img' aria-label='Canvas: paint dark, bright, colors'></canvas>"
+        f"<canvas width='{width}' height='{height}' role='img' aria-label='Paint dark, bright, colors'></canvas>"
         f"<div role='group' aria-label='Brush'>{colors}<input type='color' aria-label='Another color' value='#7a1f1f'>"
         "<button type='button' data-clear>Clear</button></div></div>"
     )
