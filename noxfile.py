@@ -37,8 +37,8 @@ PARALLEL = ["-n", os.environ.get("OMS_TEST_PROCESSES", "2"), "--dist", "loadfile
 """Tests of one file share a WebUI, so a file is one process's; the suite is made for two cores."""
 NO_HOST = ("test_devices.py", "test_module_cache.py", "test_presets.py", "test_project.py", "test_readme.py",
            "test_settings.py", "step", "given", "commands", "embedded", "files", "judging",
-           "library/test_download.py", "library/test_entries.py", "library/test_fingerprint.py", "library/test_trust.py",
-           "text/test_prompt.py", "training")  # fmt: skip
+           "library/test_download.py", "library/test_entries.py", "library/test_fingerprint.py",
+           "library/test_trust.py", "text/test_prompt.py", "training")  # fmt: skip
 """Tests of what no host has a part in. They run under one host's pins (for downloads, those of the oldest client) and,
 where a library has a part in them, with the newest ones."""
 NO_PIN = (*NO_HOST, "webui/test_costs.py", "webui/test_interrupt.py", "webui/test_manners.py", "webui/test_memory.py",
