@@ -36,7 +36,7 @@ SETTLED = """() => {
 """Whether all fields have been as they are for half a second."""
 SHOWN = "() => !document.querySelector('#txt2img_results .progress-text')"
 """Whether no result still wears gradio's "processing | 0.1/1.4s": values come before that goes."""
-PATIENCE = float(os.environ.get("OMS_TEST_PATIENCE", 300))
+PATIENCE = float(os.environ.get("OMS_TEST_PATIENCE", 150))
 """Seconds that a start of the WebUI or one generation may take: the machine may have other work to do."""
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
