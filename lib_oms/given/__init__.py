@@ -5,7 +5,7 @@ them by what a folder of pictures has in common.
 """
 
 from lib_oms.given.latents import Encode, VAELatents, latents_of, trims_of
-from lib_oms.given.pictures import small_picture
+from lib_oms.given.pictures import png, small_picture
 from lib_oms.given.style import Style, find_style, load_style, style_of, styles
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "find_style",
     "latents_of",
     "load_style",
+    "png",
     "small_picture",
     "style_of",
     "styles",

@@ -38,12 +38,12 @@ def small_picture(picture: str | Image.Image, name: str) -> str:
         SettingError: it is no picture, broken, or too large.
     """
     if not isinstance(picture, str):
-        return _in_base64(_reduced(_upright(picture, name)))
+        return png(_reduced(_upright(picture, name)))
     # A request asks before generating, and again for each batch.
     key = hashlib.sha256(picture.encode(errors="surrogatepass")).digest()
     small = _SMALL.get(key)
     if small is None:
-        small = _SMALL[key] = _in_base64(_reduced(_upright(_opened(picture, name), name)))
+        small = _SMALL[key] = png(_reduced(_upright(_opened(picture, name), name)))
         while len(_SMALL) > _KEPT:
             _SMALL.popitem(last=False)
     return small
@@ -53,7 +53,8 @@ _SMALL: OrderedDict[bytes, str] = OrderedDict()
 """Small pictures by what they were made of."""
 
 
-def _in_base64(image: Image.Image) -> str:
+def png(image: Image.Image) -> str:
+    """A picture as a PNG in base64."""
     kept = io.BytesIO()
     image.save(kept, "PNG", optimize=True)
     return base64.b64encode(kept.getvalue()).decode()

@@ -14,13 +14,12 @@ import gradio as gr
 
 from lib_oms.errors import readable
 from lib_oms.webui import host, token_count
-from lib_oms.webui.controls import unsaved
+from lib_oms.webui.controls import JS, unsaved
 
 _FILE = "chips.txt"
 _LARGEST = 2**16  # bytes that are read of a file
 _MOST = 100
 _LONGEST = 60
-_JS = "_js" if gr.__version__.startswith("3.") else "js"
 
 
 def build(controls: Mapping[str, Any]) -> None:
@@ -32,7 +31,7 @@ def build(controls: Mapping[str, Any]) -> None:
         button = unsaved(gr.Button("Count", visible=False, elem_id="oms_prompt_count_button"))
     button.click(fn=_count, inputs=[prompt], outputs=[count], show_progress=False)
     # The browser tells no script of a text that a program has put into a field.
-    prompt.change(fn=None, inputs=[prompt], outputs=[], **{_JS: "(text) => { window.oneMoreStep?.promptChanged(); }"})
+    prompt.change(fn=None, inputs=[prompt], outputs=[], **{JS: "(text) => { window.oneMoreStep?.promptChanged(); }"})
 
 
 def words() -> list[str]:

@@ -12,7 +12,8 @@ import gradio as gr
 from lib_oms.settings import NONE, SETTINGS, Setting
 
 BY_NAME = {setting.name: setting for setting in SETTINGS}
-
+JS = "_js" if gr.__version__.startswith("3.") else "js"
+"""What this gradio calls an event's part in the browser."""
 
 _VALUES = {word: value for setting in SETTINGS for word, value in zip(setting.words, setting.choices, strict=False)}
 
@@ -52,6 +53,11 @@ def unsaved(component: Any) -> Any:
     """`component`, of which hosts' ui-config.json does not hold a default: it is no setting."""
     component.do_not_save_to_config = True
     return component
+
+
+def small_button(text: str, name: str) -> gr.Button:
+    """One of several in a row."""
+    return unsaved(gr.Button(text, size="sm", min_width=60, elem_id=elem_id(name)))
 
 
 def textbox(name: str, placeholder: str = "", **more: Any) -> gr.Textbox:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from lib_oms.console import say
 from lib_oms.errors import Cancelled, OMSError, SettingError
 from lib_oms.library import catalogue
-from lib_oms.library.download import NAMES, Progress, download
+from lib_oms.library.download import Progress, download
 from lib_oms.library.listing import human_size
 from lib_oms.settings import AUTOMATIC
 from lib_oms.webui import host, sources
@@ -101,11 +101,6 @@ class Job:
 
 
 JOB = Job()
-
-
-def choices() -> list[str]:
-    """What can be downloaded; Automatic is what `for_loaded_model` says."""
-    return [AUTOMATIC, *NAMES]
 
 
 def for_loaded_model() -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from lib_oms.given import small_picture
 from lib_oms.settings import BRUSH, PICTURE
-from lib_oms.webui.controls import elem_id, textbox, unsaved
+from lib_oms.webui.controls import elem_id, small_button, textbox
 
 _SIZE = 256, 192
 """Pixels of the canvas: coarse, as 16 of them are kept."""
@@ -38,12 +38,7 @@ def brush() -> gr.Textbox:
     """
     gr.HTML(_canvas(elem_id(BRUSH)), elem_id=elem_id("brush_canvas"))
     with gr.Row(elem_id=elem_id("brush_ready")):
-        ready = [
-            unsaved(
-                gr.Button(name, size="sm", min_width=60, elem_id=elem_id(f"brush_{name.lower().replace(' ', '_')}"))
-            )
-            for name in _READY
-        ]
+        ready = [small_button(name, f"brush_{name.lower().replace(' ', '_')}") for name in _READY]
     text = _text(BRUSH)
     for name, button in zip(_READY, ready, strict=True):
         button.click(fn=_ready(name), inputs=[], outputs=[text], show_progress=False)

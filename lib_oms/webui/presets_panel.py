@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from lib_oms.errors import SettingError
 from lib_oms.presets import LEFT_ALONE, Preset, Presets, to_json
 from lib_oms.settings import SETTINGS
 from lib_oms.webui import host, module_note
-from lib_oms.webui.controls import BY_NAME, elem_id, holding, unsaved
+from lib_oms.webui.controls import BY_NAME, elem_id, holding, small_button, unsaved
 
 NAMED = tuple(setting.name for setting in SETTINGS if setting.name not in LEFT_ALONE)
 """The settings of a preset, in their order."""
@@ -37,7 +36,7 @@ class Panel:
             gr.HTML("<span class='oms-label'>Start from</span>")
             with gr.Row(elem_classes=["oms-buttons"]):
                 self._to_begin_with = [
-                    _button(preset.name, elem_id(f"preset_{i}"))
+                    small_button(preset.name, f"preset_{i}")
                     for i, preset in enumerate(presets().all())
                     if preset.is_built_in and not preset.problem
                 ]
@@ -56,9 +55,9 @@ class Panel:
                 )
             )
             with gr.Row(elem_classes=["oms-buttons"]):
-                self._load = _button("Load preset", elem_id("preset_load"))
-                self._save = _button("Save preset", elem_id("preset_save"))
-                self._delete = _button("Delete preset", elem_id("preset_delete"))
+                self._load = small_button("Load preset", "preset_load")
+                self._save = small_button("Save preset", "preset_save")
+                self._delete = small_button("Delete preset", "preset_delete")
             self._text = unsaved(
                 gr.Textbox(
                     label="Preset as JSON",
@@ -69,12 +68,14 @@ class Panel:
                 )
             )
             with gr.Row(elem_classes=["oms-buttons"]):
-                self._show = _button("Show as JSON", elem_id("preset_show"))
-                self._add = _button("Add from JSON", elem_id("preset_add"))
+                self._show = small_button("Show as JSON", "preset_show")
+                self._add = small_button("Add from JSON", "preset_add")
             self._broken = gr.HTML(_broken, elem_id=elem_id("presets_broken"))
 
-    def connect(self, controls: Mapping[str, Any]) -> None:
-        """Lets a preset set `controls`, by the settings' names."""
+    def connect(self, controls: Mapping[str, Any], page_loaded: gr.Textbox) -> None:
+        """Lets a preset set `controls`, by the settings' names; `page_loaded` changes whenever the page is loaded: the
+        list that the server made at its start is old by then.
+        """
         settings = [controls[name] for name in NAMED]
         loaded = [*settings, self._told]
         for button in self._to_begin_with:
@@ -85,15 +86,7 @@ class Panel:
         self._delete.click(fn=_delete, inputs=[self._name], outputs=listed, **_PATIENT)
         self._show.click(fn=_show, inputs=[self._name], outputs=[self._text, self._told], **_PATIENT)
         self._add.click(fn=_add, inputs=[self._text], outputs=listed, **_PATIENT)
-        # Another text at every load, as in ui.py: the list that the server made at its start is old by then.
-        loaded = gr.Textbox(lambda: secrets.token_hex(8), visible=False, elem_id=elem_id("presets_loaded"))
-        loaded.change(
-            fn=lambda: gr.update(choices=_names(presets().all())), inputs=[], outputs=[self._name], **_PATIENT
-        )
-
-
-def _button(text: str, elem_id: str) -> gr.Button:
-    return unsaved(gr.Button(text, size="sm", min_width=60, elem_id=elem_id))
+        page_loaded.change(fn=_choices, inputs=[], outputs=[self._name], **_PATIENT)
 
 
 def _names(there: list[Preset]) -> list[str]:

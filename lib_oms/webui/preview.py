@@ -7,13 +7,12 @@ the same way, where they do.
 
 from __future__ import annotations
 
-import base64
-import io
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
+from lib_oms.given import png
 from lib_oms.settings import OMSSettings, is_automatic
 from lib_oms.webui import first_pass, hook, host, offer, progress
 from lib_oms.webui.first_pass import Wanted
@@ -71,13 +70,6 @@ class Preview:
             "module": self.module or None,
             "automatic": self.automatic,
         }
-
-
-def png(picture: Image.Image) -> str:
-    """A picture as a PNG in base64."""
-    kept = io.BytesIO()
-    picture.save(kept, "PNG")
-    return base64.b64encode(kept.getvalue()).decode("ascii")
 
 
 def preview(wanted: Wanted, settings: OMSSettings) -> Preview:

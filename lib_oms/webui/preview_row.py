@@ -12,13 +12,15 @@ from modules import errors, scripts
 from PIL import Image
 
 from lib_oms.errors import OMSError
+from lib_oms.given import png
 from lib_oms.settings import SETTINGS, OMSSettings
 from lib_oms.webui import host, page_controls, trouble
 from lib_oms.webui.compare import compare
+from lib_oms.webui.controls import elem_id
 from lib_oms.webui.first_pass import Wanted
 from lib_oms.webui.given import settled
 from lib_oms.webui.numbers import Numbers
-from lib_oms.webui.preview import Preview, png, preview
+from lib_oms.webui.preview import Preview, preview
 
 _BUTTON, _RESULT = "oms_preview", "oms_preview_result"
 _COMPARE, _COMPARED = "oms_compare", "oms_compare_result"
@@ -38,8 +40,8 @@ def build() -> None:
     gr.HTML("", elem_id=_COMPARED)
 
 
-def component_made(component: Any, elem_id: Callable[[str], str]) -> None:
-    """To be called for each component of the page as the host makes it; `elem_id`: of the control of a setting.
+def component_made(component: Any) -> None:
+    """To be called for each component of the page as the host makes it.
 
     Where the last one is there the buttons get their work, with the page's prompt, seed and size, wherever they stand.
     """

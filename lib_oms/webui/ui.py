@@ -10,7 +10,7 @@ from modules import ui_components
 
 from lib_oms.settings import AUTOMATIC, BRUSH, COLOR, NONE, PICTURE, PROMPT, SETTINGS, STYLE
 from lib_oms.webui import chips, given_panel, library_panel, module_note, offer, presets_panel, preview_row, styles
-from lib_oms.webui.controls import BY_NAME, color_picker, dropdown, elem_id, radio, slider, tab, textbox
+from lib_oms.webui.controls import BY_NAME, JS, color_picker, dropdown, elem_id, radio, slider, tab, textbox
 from lib_oms.webui.library_panel import Panel
 
 _LEAD = (
@@ -25,7 +25,7 @@ _GIVEN = (COLOR, PICTURE, BRUSH, STYLE, NONE)
 
 def component_made(component: Any) -> None:
     """To be called for each component of the host's page, ours and others', as it is made."""
-    preview_row.component_made(component, elem_id)
+    preview_row.component_made(component)
 
 
 def build(is_img2img: bool = False) -> list[Any]:
@@ -59,8 +59,11 @@ def _build(is_img2img: bool) -> list[Any]:
             note = gr.HTML("", elem_id=elem_id("module_note"))
             panel = library_panel.build(models, banner)
         _follow_the_source(controls, [*followed, advanced])
-        _keep_up_to_date(controls, refresh, note, panel)
-        start_from.connect(controls)
+        # Another text at every load: its change is the one event of a page load that both generations of gradio have
+        # wherever in the host's page the accordion stands.
+        page_loaded = gr.Textbox(lambda: secrets.token_hex(8), visible=False, elem_id=elem_id("page_loaded"))
+        _keep_up_to_date(controls, page_loaded, refresh, note, panel)
+        start_from.connect(controls, page_loaded)
     for setting in SETTINGS:
         controls[setting.name].value = setting.filled_in
     return [controls[setting.name] for setting in SETTINGS]
@@ -120,8 +123,7 @@ def _follow_the_source(controls: dict[str, Any], frames: list[Any]) -> None:
         inputs = [source, controls["prompt_weight"]]
         control.change(fn=_shown, inputs=inputs, outputs=frames, show_progress=False)
     by_hand = gr.Textbox(visible=False, elem_id=elem_id("source_by_hand"))
-    js = "js" if hasattr(gr, "ImageEditor") else "_js"  # gradio 4 has another name for it
-    in_browser = {js: _BY_HAND.format(elem_id("source"))}
+    in_browser = {JS: _BY_HAND.format(elem_id("source"))}
     source.change(fn=_quiet, inputs=[source, by_hand], outputs=[quiet], show_progress=False, **in_browser)
 
 
@@ -139,17 +141,16 @@ def _quiet(source: Any, by_hand: Any) -> Any:
     return gr.update(value=setting.by_source.get(source, setting.default)) if by_hand else gr.update()
 
 
-def _keep_up_to_date(controls: dict[str, Any], refresh: gr.Button, note: gr.HTML, panel: Panel) -> None:
+def _keep_up_to_date(
+    controls: dict[str, Any], page_loaded: gr.Textbox, refresh: gr.Button, note: gr.HTML, panel: Panel
+) -> None:
     """Makes what depends on files and on the loaded checkpoint anew: when the page is loaded, as what the server puts
     into every page is as it was at its own start; by the refresh button; when a download ends; when the step is
     switched on; and the line below the dropdown also when another OMS model is chosen or pasted.
     """
     module = controls["module"]
-    # Another text at every load: its change is the one event of a page load that both generations of gradio have
-    # wherever in the host's page the accordion stands.
-    loaded = gr.Textbox(lambda: secrets.token_hex(8), visible=False, elem_id=elem_id("page_loaded"))
     shown = {"fn": _now, "inputs": [module], "outputs": [module, note, *panel.shown], "show_progress": False}
-    loaded.change(**shown)
+    page_loaded.change(**shown)
     controls["enabled"].change(**shown)
     refresh.click(**shown)
     for download in panel.downloads:
