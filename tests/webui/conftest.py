@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On a busy machine a page in gradio 4.40 was twice seen to wait for ever while the server had nothing to do, nobody
-    knows why. Until somebody does, a test in a browser may begin anew once.
+    """On a busy machine a page in gradio 4.40 was twice seen to wait for ever while the server had nothing to do, and
+    nobody knows why. Until somebody does, a test in a browser may begin anew once.
     """
     if config.pluginmanager.hasplugin("rerunfailures"):
         for item in items:
