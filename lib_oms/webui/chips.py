@@ -14,7 +14,7 @@ import gradio as gr
 
 from lib_oms.errors import readable
 from lib_oms.webui import host, token_count
-from lib_oms.webui.controls import JS, unsaved
+from lib_oms.webui.controls import AT_ONCE, JS, unsaved
 
 _FILE = "chips.txt"
 _LARGEST = 2**16  # bytes that are read of a file
@@ -29,7 +29,7 @@ def build(controls: Mapping[str, Any]) -> None:
         gr.HTML(as_html, elem_id="oms_chips")
         count = gr.HTML("", elem_id="oms_prompt_count")
         button = unsaved(gr.Button("Count", visible=False, elem_id="oms_prompt_count_button"))
-    button.click(fn=_count, inputs=[prompt], outputs=[count], show_progress=False)
+    button.click(fn=_count, inputs=[prompt], outputs=[count], **AT_ONCE)
     # The browser tells no script of a text that a program has put into a field.
     prompt.change(fn=None, inputs=[prompt], outputs=[], **{JS: "(text) => { window.oneMoreStep?.promptChanged(); }"})
 

@@ -15,6 +15,13 @@ BY_NAME = {setting.name: setting for setting in SETTINGS}
 JS = "_js" if gr.__version__.startswith("3.") else "js"
 """What this gradio calls an event's part in the browser."""
 
+AT_ONCE = {"queue": False, "show_progress": False}
+"""Of an event whose work is short: it waits for no place in the queue, and its result comes with the answer.
+
+Results of what is queued come by a stream that gradio 4.40 closes after the last one. Whatever is asked for while that
+message is on its way counts on the stream, and waits for ever: be it the next event or the host's own Generate.
+"""
+
 _VALUES = {word: value for setting in SETTINGS for word, value in zip(setting.words, setting.choices, strict=False)}
 
 

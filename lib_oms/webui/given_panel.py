@@ -13,7 +13,7 @@ from PIL import Image
 
 from lib_oms.given import small_picture
 from lib_oms.settings import BRUSH, PICTURE
-from lib_oms.webui.controls import elem_id, small_button, textbox
+from lib_oms.webui.controls import AT_ONCE, elem_id, small_button, textbox
 
 _SIZE = 256, 192
 """Pixels of the canvas: coarse, as 16 of them are kept."""
@@ -26,7 +26,7 @@ def picture() -> gr.Textbox:
     """A place for a picture; gives the text."""
     image = gr.Image(label="Picture to follow", type="pil", height=200, elem_id=elem_id("picture_image"))
     text = _text(PICTURE)
-    image.change(fn=_picture_as_text, inputs=[image], outputs=[text], show_progress=False)
+    image.change(fn=_picture_as_text, inputs=[image], outputs=[text], **AT_ONCE)
     return text
 
 
@@ -41,7 +41,7 @@ def brush() -> gr.Textbox:
         ready = [small_button(name, f"brush_{name.lower().replace(' ', '_')}") for name in _READY]
     text = _text(BRUSH)
     for name, button in zip(_READY, ready, strict=True):
-        button.click(fn=_ready(name), inputs=[], outputs=[text], show_progress=False)
+        button.click(fn=_ready(name), inputs=[], outputs=[text], **AT_ONCE)
     return text
 
 
@@ -62,7 +62,7 @@ def _text(name: str) -> gr.Textbox:
     """The setting itself, which nobody has to see, and below it what it shows, also where it was pasted."""
     text = textbox(name, visible=False)
     shown = gr.HTML("", elem_id=elem_id(f"{name}_shown"))
-    text.change(fn=_as_html, inputs=[text], outputs=[shown], show_progress=False)
+    text.change(fn=_as_html, inputs=[text], outputs=[shown], **AT_ONCE)
     return text
 
 

@@ -14,7 +14,7 @@ import gradio as gr
 from lib_oms.files import LATENTS_NAMES
 from lib_oms.library.download import NAMES
 from lib_oms.webui import downloading
-from lib_oms.webui.controls import elem_id, unsaved
+from lib_oms.webui.controls import AT_ONCE, elem_id, unsaved
 from lib_oms.webui.library_list import Look, Offer, error, here, look, terms
 
 
@@ -80,7 +80,7 @@ def build(frame: gr.Accordion, top: Banner) -> Panel:
     running = gr.Textbox(lambda: downloading.JOB.running_name, visible=False, elem_id=elem_id("download_running"))
     outputs = [part for one in (top.progress, progress) for part in (one.status, one.cancel)]
     for one in (top.progress, progress):
-        one.cancel.click(fn=downloading.JOB.cancel, inputs=[], outputs=[], queue=False, show_progress=False)
+        one.cancel.click(fn=downloading.JOB.cancel, inputs=[], outputs=[], **AT_ONCE)
     downloads = [
         row.button.click(fn=_download, inputs=[row.name], outputs=outputs, show_progress=False)
         for row in (top.row, *rows)

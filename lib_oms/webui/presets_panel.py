@@ -13,12 +13,11 @@ from lib_oms.errors import SettingError
 from lib_oms.presets import LEFT_ALONE, Preset, Presets, to_json
 from lib_oms.settings import SETTINGS
 from lib_oms.webui import host, module_note
-from lib_oms.webui.controls import BY_NAME, elem_id, holding, small_button, unsaved
+from lib_oms.webui.controls import AT_ONCE, BY_NAME, elem_id, holding, small_button, unsaved
 
 NAMED = tuple(setting.name for setting in SETTINGS if setting.name not in LEFT_ALONE)
 """The settings of a preset, in their order."""
 _LINE = "font-size: 0.9em; padding: 2px 4px; overflow-wrap: anywhere"
-_PATIENT = {"show_progress": False}
 
 
 def presets() -> Presets:
@@ -79,14 +78,14 @@ class Panel:
         settings = [controls[name] for name in NAMED]
         loaded = [*settings, self._told]
         for button in self._to_begin_with:
-            button.click(fn=_load, inputs=[button], outputs=loaded, **_PATIENT)
-        self._load.click(fn=_load, inputs=[self._name], outputs=loaded, **_PATIENT)
+            button.click(fn=_load, inputs=[button], outputs=loaded, **AT_ONCE)
+        self._load.click(fn=_load, inputs=[self._name], outputs=loaded, **AT_ONCE)
         listed = [self._name, self._broken, self._told]
-        self._save.click(fn=_save, inputs=[self._name, *settings], outputs=listed, **_PATIENT)
-        self._delete.click(fn=_delete, inputs=[self._name], outputs=listed, **_PATIENT)
-        self._show.click(fn=_show, inputs=[self._name], outputs=[self._text, self._told], **_PATIENT)
-        self._add.click(fn=_add, inputs=[self._text], outputs=listed, **_PATIENT)
-        page_loaded.change(fn=_choices, inputs=[], outputs=[self._name], **_PATIENT)
+        self._save.click(fn=_save, inputs=[self._name, *settings], outputs=listed, **AT_ONCE)
+        self._delete.click(fn=_delete, inputs=[self._name], outputs=listed, **AT_ONCE)
+        self._show.click(fn=_show, inputs=[self._name], outputs=[self._text, self._told], **AT_ONCE)
+        self._add.click(fn=_add, inputs=[self._text], outputs=listed, **AT_ONCE)
+        page_loaded.change(fn=_choices, inputs=[], outputs=[self._name], **AT_ONCE)
 
 
 def _names(there: list[Preset]) -> list[str]:

@@ -10,7 +10,7 @@ from modules import ui_components
 
 from lib_oms.settings import AUTOMATIC, BRUSH, COLOR, NONE, PICTURE, PROMPT, SETTINGS, STYLE
 from lib_oms.webui import chips, given_panel, library_panel, module_note, offer, presets_panel, preview_row, styles
-from lib_oms.webui.controls import BY_NAME, JS, color_picker, dropdown, elem_id, radio, slider, tab, textbox
+from lib_oms.webui.controls import AT_ONCE, BY_NAME, JS, color_picker, dropdown, elem_id, radio, slider, tab, textbox
 from lib_oms.webui.library_panel import Panel
 
 _LEAD = (
@@ -109,7 +109,7 @@ def _advanced(controls: dict[str, Any]) -> gr.Accordion:
         fn=lambda scale: gr.update(interactive=scale != 1),
         inputs=[guidance],
         outputs=[controls["negative_prompt"]],
-        show_progress=False,
+        **AT_ONCE,
     )
     return frame
 
@@ -121,10 +121,10 @@ def _follow_the_source(controls: dict[str, Any], frames: list[Any]) -> None:
     source, quiet = controls["source"], controls["quiet"]
     for control in (source, controls["prompt_weight"]):
         inputs = [source, controls["prompt_weight"]]
-        control.change(fn=_shown, inputs=inputs, outputs=frames, show_progress=False)
+        control.change(fn=_shown, inputs=inputs, outputs=frames, **AT_ONCE)
     by_hand = gr.Textbox(visible=False, elem_id=elem_id("source_by_hand"))
     in_browser = {JS: _BY_HAND.format(elem_id("source"))}
-    source.change(fn=_quiet, inputs=[source, by_hand], outputs=[quiet], show_progress=False, **in_browser)
+    source.change(fn=_quiet, inputs=[source, by_hand], outputs=[quiet], **AT_ONCE, **in_browser)
 
 
 def _shown(source: Any, prompt_weight: Any) -> list[Any]:
@@ -149,13 +149,13 @@ def _keep_up_to_date(
     switched on; and the line below the dropdown also when another OMS model is chosen or pasted.
     """
     module = controls["module"]
-    shown = {"fn": _now, "inputs": [module], "outputs": [module, note, *panel.shown], "show_progress": False}
+    shown = {"fn": _now, "inputs": [module], "outputs": [module, note, *panel.shown], **AT_ONCE}
     page_loaded.change(**shown)
     controls["enabled"].change(**shown)
     refresh.click(**shown)
     for download in panel.downloads:
         download.then(**shown)
-    module.change(fn=_note, inputs=[module], outputs=[note, panel.frame], show_progress=False)
+    module.change(fn=_note, inputs=[module], outputs=[note, panel.frame], **AT_ONCE)
 
 
 def _note(module: Any) -> tuple[str, Any]:

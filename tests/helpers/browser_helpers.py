@@ -179,9 +179,14 @@ class WebUIPage:
         self.page.on("requestfailed", self._on_failed)
         self.page.on("request", lambda request: self._on_address(request.url))
         self.page.on("websocket", lambda socket: self._on_address(socket.url))
+        self._streams: set[Any] = set()
+        self.page.on("request", lambda request: "/queue/data" in request.url and self._streams.add(request))
+        for end in ("requestfinished", "requestfailed"):
+            self.page.on(end, lambda request: self._streams.discard(request))
         self.page.goto(f"{url}/?__theme={theme}")
         self.find("oms_enabled-visible-checkbox").wait_for()
         self.find("txt2img_generate").wait_for()
+        self.rest()
 
     def _on_console(self, message: Any) -> None:
         if message.type == "error":
@@ -199,6 +204,14 @@ class WebUIPage:
     def find(self, elem_id: str, inside: str = "") -> Locator:
         """The element with an elem_id, or what the selector `inside` finds in it."""
         return self.page.locator(f"#{elem_id} {inside}" if inside else f"#{elem_id}").first
+
+    def rest(self) -> None:
+        """Waits until gradio's stream of results is closed: what is asked for while gradio 4.40 closes it is lost, as
+        it is for a person who is that quick.
+        """
+        self.page.wait_for_timeout(100)
+        while self._streams:
+            self.page.wait_for_timeout(50)
 
     # ---- fields ----
 
@@ -294,6 +307,7 @@ class WebUIPage:
         self.page.wait_for_function(
             "[...document.querySelectorAll('#txt2img_gallery img')].every((img) => img.complete)"
         )
+        self.rest()
 
     @property
     def picture(self) -> Image.Image:
@@ -336,6 +350,7 @@ class WebUIPage:
                     raise
         self.page.evaluate("window.fieldsSeen = null")
         self.page.wait_for_function(SETTLED)  # the prompt is the first to change, and scripts pass ticks on
+        self.rest()
 
 
 def contrast(page: Page, selector: str) -> float:

@@ -17,16 +17,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On a busy machine a page in gradio 4.40 was twice seen to wait for ever while the server had nothing to do, and
-    nobody knows why. Until somebody does, a test in a browser may begin anew once.
-    """
-    if config.pluginmanager.hasplugin("rerunfailures"):
-        for item in items:
-            if item.path.name.startswith("test_browser"):
-                item.add_marker(pytest.mark.flaky(reruns=1))
-
-
 @pytest.fixture(scope="session")
 def browser() -> str:
     """Path of the browser. Where OMS_REQUIRE_BROWSER is set, these tests fail instead of being skipped."""

@@ -158,6 +158,42 @@ def test_the_brush_paints_in_its_color_shows_what_is_followed_and_can_be_cleared
     assert ui.page.evaluate(f"{shown}[1000]") == 128
 
 
+def test_what_is_pressed_while_gradio_closes_its_stream_of_results_is_not_lost(ui: WebUIPage) -> None:
+    fill_in(ui, steps=1)
+    ui.open_accordion()
+    ui.page.evaluate(CLOSES_LATE)
+    ui.press_generate()
+    ui.find("html_log_txt2img", ".performance").wait_for()
+    ui.follow("color")
+    ui.find("oms_color").wait_for(state="visible", timeout=20_000)
+    ui.rest()
+
+
+CLOSES_LATE = """() => {
+    const ask = window.fetch;
+    window.fetch = async (...asked) => {
+        const answer = await ask(...asked);
+        if (!answer.url.includes("/queue/data")) return answer;
+        const reader = answer.body.getReader(), reads = new TextDecoder(), writes = new TextEncoder();
+        const body = new ReadableStream({
+            async start(stream) {
+                for (let part = await reader.read(); !part.done; part = await reader.read()) {
+                    for (const message of reads.decode(part.value).split(/(?<=\\n\\n)/)) {
+                        if (message.includes("close_stream")) await new Promise((wait) => setTimeout(wait, 3000));
+                        stream.enqueue(writes.encode(message));
+                    }
+                }
+                stream.close();
+            },
+            cancel: (reason) => reader.cancel(reason),
+        });
+        return new Response(body, {headers: answer.headers, status: answer.status});
+    };
+}"""
+"""Gradio 4's message that no result will come any more arrives three seconds after the last one, as if the machine or the
+network were busy."""
+
+
 def test_a_page_at_rest_draws_nothing(ui: WebUIPage) -> None:
     """What the sampler's GPU would have to do beside the picture."""
     ui.open_accordion()
