@@ -53,17 +53,18 @@ SAME_AS_FORGE = {
     "a1111": ("psi", "test_pipeline.py"),
     "neo": ("webui/test_browser_banner.py", "webui/test_browser_chips.py", "webui/test_browser_download.py",
             "webui/test_browser_messages.py", "webui/test_browser_modules.py", "webui/test_browser_presets.py",
-            "webui/test_extension.py"),
+            "webui/test_browser_preview.py", "webui/test_extension.py"),
 }  # fmt: skip
 """What stands on diffusers and safetensors alone, where those have the versions that Forge has; and, as Neo's gradio is
-Forge's, what the page shows: test_browser.py has the way there and back through Neo's fastapi. What the step does in a
+Forge's, what the page shows: of test_browser.py Neo's fastapi has the ways there and back (STYLES). What the step does in a
 host of Neo's style is torch's alone, and tested beside Forge's style; test_webuiapi.py makes pictures by Neo's pins."""
 STYLES = {
     "a1111": "not forge",
-    "neo": "not a1111",
+    "neo": "not a1111 and (not test_browser or back or tick_type or error_on_the_page)",
     "forge": "not (a1111 and (test_extension or test_demo_host))",
 }
-"""The ways of hosts that the miniature WebUI has are tested under the pins that they meet in life."""
+"""Which tests of those files: the ways of hosts that the miniature WebUI has are tested under the pins that they meet in
+life."""
 nox.options.sessions = ["tests"]
 nox.options.default_venv_backend = "virtualenv"
 

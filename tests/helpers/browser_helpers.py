@@ -36,6 +36,12 @@ SETTLED = """() => {
 """Whether all fields have been as they are for half a second."""
 SHOWN = "() => !document.querySelector('#txt2img_results .progress-text')"
 """Whether no result still wears gradio's "processing | 0.1/1.4s": values come before that goes."""
+STILL = """addEventListener("DOMContentLoaded", () => {
+    const style = document.createElement("style");
+    style.textContent = "*, *::before, *::after { animation: none !important; transition: none !important }";
+    document.head.append(style);
+})"""
+"""Without a GPU the drawing of what turns and pulses takes a third of the browser's time."""
 PATIENCE = float(os.environ.get("OMS_TEST_PATIENCE", 150))
 """Seconds that a start of the WebUI or one generation may take: the machine may have other work to do."""
 
@@ -159,6 +165,7 @@ def chromium(profile: Path, browser: str, **options: Any) -> Iterator[BrowserCon
             str(profile), executable_path=browser, headless=True, args=list(FLAGS), timeout=PATIENCE * 1000, **options
         )
         context.set_default_timeout(PATIENCE * 1000)
+        context.add_init_script(STILL)
         try:
             yield context
         finally:
