@@ -4,8 +4,9 @@ Tests run under the pins of three WebUI hosts (requirements/*.txt) and, for the 
 and transformers. These sessions share one environment per Python, in which only what differs is changed: making one
 anew takes longer than the tests of most files.
 
-virtualenv, which nox brings along, makes the environments, with a recent pip: the one that comes with Python 3.11 takes
-three times as long to find out which packages fit.
+virtualenv, which nox brings along, makes the environments. pip fetches torch, whose builds it is told of in its own
+words, and uv the rest, which takes seconds instead of minutes; where uv finds no index, as behind one that only
+pip.conf names, pip does all.
 
 Forge Neo runs Python 3.13 with torch 2.11.0. `python3.13 -m nox -s "tests(neo)"` has both; on any other Python its
 remaining pins are tested with TORCH, which says so. OMS_TORCH says in pip's words which torch to install instead, such
@@ -22,6 +23,7 @@ import tempfile
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # tests start dozens of processes, and compiling is half of each start
 TORCH = "torch==2.13.0"
@@ -56,15 +58,16 @@ SAME_AS_FORGE = {
             "webui/test_browser_preview.py", "webui/test_extension.py"),
 }  # fmt: skip
 """What stands on diffusers and safetensors alone, where those have the versions that Forge has; and, as Neo's gradio is
-Forge's, what the page shows: of test_browser.py Neo's fastapi has the ways there and back (STYLES). What the step does in a
-host of Neo's style is torch's alone, and tested beside Forge's style; test_webuiapi.py makes pictures by Neo's pins."""
+Forge's, what the page shows: of test_browser.py Neo's fastapi has the ways there and back (STYLES). What the step does
+in a host of Neo's style is torch's alone, and tested beside Forge's style; test_webuiapi.py makes pictures by Neo's
+pins."""
 STYLES = {
     "a1111": "not forge",
     "neo": "not a1111 and (not test_browser or back or tick_type or error_on_the_page)",
     "forge": "not (a1111 and (test_extension or test_demo_host))",
 }
-"""Which tests of those files: the ways of hosts that the miniature WebUI has are tested under the pins that they meet in
-life."""
+"""Which tests of those files: the ways of hosts that the miniature WebUI has are tested under the pins that they meet
+in life."""
 nox.options.sessions = ["tests"]
 nox.options.default_venv_backend = "virtualenv"
 
@@ -81,9 +84,18 @@ AFTERWARDS = {
 }
 
 
-def install(session: nox.Session, *what: str, python: str = "python") -> None:
+def pip(session: nox.Session, *what: str, python: str = "python") -> None:
     """pip install. Without compiling, which would take longer than the rest: Python does that for what is imported."""
     session.run_install(python, "-m", "pip", "install", "--quiet", "--no-compile", *what, external=True)
+
+
+def install(session: nox.Session, *what: str, python: str = "python") -> None:
+    """Installs what is no torch; what is there already stays where it will do."""
+    try:
+        session.run_install(python, "-m", "uv", "--quiet", "pip", "install", "--python", python, *what, external=True)
+    except CommandFailed:
+        session.warn("uv could not: now with pip")
+        pip(session, *what, python=python)
 
 
 def install_project(session: nox.Session, extras: str, host: str, python: str = "python") -> None:
@@ -121,7 +133,7 @@ def environment(session: nox.Session, host: str) -> str:
     if host == "latest" or not installed:
         make = [sys.executable, "-m", "virtualenv", "--quiet", "--clear", "--python", sys.executable]
         session.run_install(*make, str(folder), external=True)
-        install(session, *shlex.split(torch), python=interpreter)
+        pip(session, "uv", *shlex.split(torch), python=interpreter)
     if host == "latest":
         install(session, "-e", ".[test-library]", python=interpreter)
     elif "gradio" not in installed:
@@ -137,8 +149,8 @@ def environment(session: nox.Session, host: str) -> str:
 @nox.session
 def demo(session: nox.Session) -> None:
     """Serves the miniature WebUI and prints its address; `-- --once` makes one pair of pictures and ends."""
-    install(session, *shlex.split(os.environ.get("OMS_TORCH", TORCH)))  # first: no resolver picks another build of it
-    install_project(session, "demo", WHOLE)
+    pip(session, "uv", *shlex.split(os.environ.get("OMS_TORCH", TORCH)))  # first: no resolver picks another build of it
+    install_project(session, "demo", WHOLE, shutil.which("python", path=session.bin) or "python")
     session.run("python", "-m", "demo", *session.posargs)
 
 
