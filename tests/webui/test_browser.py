@@ -190,8 +190,8 @@ CLOSES_LATE = """() => {
         return new Response(body, {headers: answer.headers, status: answer.status});
     };
 }"""
-"""Gradio 4's message that no result will come any more arrives three seconds after the last one, as if the machine or the
-network were busy."""
+"""Gradio 4's message that no result will come any more arrives three seconds after the last one, as if the machine or
+the network were busy."""
 
 
 def test_a_page_at_rest_draws_nothing(ui: WebUIPage) -> None:
