@@ -35,8 +35,9 @@ LAST = {"neo": ["fastapi==0.127.1", "starlette==0.50.0", "annotated-doc", "Pillo
 PYTHON = sys.version_info[:2]
 WHOLE = "neo" if PYTHON >= OLD_PINS_END else "forge"
 """The host under whose pins all tests run."""
-PARALLEL = ["-n", os.environ.get("OMS_TEST_PROCESSES", "2"), "--dist", "loadfile"]
-"""Tests of one file share a WebUI, so a file is one process's; the suite is made for two cores."""
+PARALLEL = ["-n", os.environ.get("OMS_TEST_PROCESSES", "2"), "--dist", "loadfile", "--no-loadscope-reorder"]
+"""Tests of one file share a WebUI, so a file is one process's, in the order of tests/conftest.py; the suite is made for
+two cores."""
 NO_HOST = ("test_devices.py", "test_module_cache.py", "test_presets.py", "test_project.py", "test_readme.py",
            "test_settings.py", "step", "given", "commands", "embedded", "files", "judging",
            "library/test_download.py", "library/test_entries.py", "library/test_fingerprint.py",

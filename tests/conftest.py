@@ -18,6 +18,28 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 
 
+LONGEST = (
+    "test_browser.py",
+    "test_memory.py",
+    "test_loop.py",
+    "test_download.py",
+    "test_browser_modules.py",
+    "test_extension.py",
+    "test_switching.py",
+    "test_unet.py",
+    "test_samplers.py",
+    "test_webuiapi.py",
+    "test_browser_presets.py",
+    "test_browser_preview.py",
+)
+"""The files that take longest, as "time per file" says at the end of a run."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: of two processes neither is left with one when the other has ended."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """The folder in which the processes of one run keep what takes seconds to make (untrained_helpers.py)."""
     if not hasattr(config, "workerinput"):
