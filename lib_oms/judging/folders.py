@@ -17,8 +17,8 @@ from tqdm import tqdm
 from lib_oms.errors import OMSError
 from lib_oms.judging import metrics
 from lib_oms.judging.asked import COLORS, group
+from lib_oms.training.dataset import PICTURE_SUFFIXES
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 LONGEST_SIDE = 512
 """Pixels of the longer side at which edges and colors are compared; brightness is of the picture as it is."""
 
@@ -104,9 +104,9 @@ def read_folder(path: Path) -> Folder:
     """
     if not path.is_dir():
         raise OMSError(f"{path} is no folder")
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.name[0] != ".")
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES and file.name[0] != ".")
     if not files:
-        raise OMSError(f"{path} holds no pictures ({', '.join(sorted(SUFFIXES))})")
+        raise OMSError(f"{path} holds no pictures ({', '.join(sorted(PICTURE_SUFFIXES))})")
     paths: dict[str, Path] = {}
     for file in files:
         name = file.relative_to(path).with_suffix("").as_posix()

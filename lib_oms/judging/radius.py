@@ -32,7 +32,7 @@ STABLE_DIFFUSION = {
 
 @dataclass(frozen=True)
 class Latents:
-    """What is asked of scaled latents x_0: numbers of each, numbers of a channel, E|x_0|^2, and the standard deviation
+    """What is asked of scaled latents x_0: numbers of each, numbers of a channel, E|x_0|^2, and the root mean square
     of their channels' means. `source` says where they come from.
     """
 
@@ -45,8 +45,8 @@ class Latents:
 
 @dataclass
 class Radius:
-    """One timestep. radius_*: root mean square of the distance from the origin; mean_*: standard deviation of the mean of
-    a latent's channel.
+    """One timestep. radius_*: root mean square of the distance from the origin; mean_*: that of the mean of a
+    latent's channel.
     """
 
     timestep: int
@@ -58,8 +58,8 @@ class Radius:
 
 
 def read_schedule(path: Path | None) -> Tensor:
-    """alphas_cumprod [T] of a checkpoint (.safetensors, where it holds them), of a scheduler's config as diffusers writes
-    it, or of a folder with one; None: Stable Diffusion's.
+    """alphas_cumprod [T] of a checkpoint (.safetensors, where it holds them), of a scheduler's config as diffusers
+    writes it, or of a folder with one; None: Stable Diffusion's.
 
     Raises:
         OMSError: nothing of the kind is there.

@@ -40,7 +40,7 @@ TRIES = 3
 FALLS = 5
 """How often a picture is asked for while WebUIs fall over: it may be what fells them."""
 HOPELESS = 5
-"""So many pictures lost before any was made: the next ones would be, too."""
+"""So many pairs lost before any was made: the next ones would be, too."""
 LONGEST_PAUSE = 15.0
 _FIELD = re.compile(r'(?:^|, )([\w][\w /.-]*): ("(?:[^"\\]|\\.)*"|[^,]*)')
 _GONE = frozenset({408, 429, 502, 503, 504})
@@ -238,7 +238,7 @@ class PairMaker:
         self._waiting = deque(pair for pair in pairs if any(not self._file(kind, pair).exists() for kind in KINDS))
         self._unfinished = len(self._waiting)
         self._total = len(KINDS) * len(pairs)
-        self._made = 0
+        self._finished = 0
         self._tries: dict[str, int] = {}
         self._model = self._model_so_far()
         self._turn = threading.Lock()
@@ -309,19 +309,17 @@ class PairMaker:
         for kind in KINDS:
             if self._file(kind, pair).exists():
                 continue
-            picture, infotext = host.paint(
-                self._request, pair, None if kind == "raw" else {**self._oms, **pair.oms}
-            )
+            picture, infotext = host.paint(self._request, pair, None if kind == "raw" else {**self._oms, **pair.oms})
             self._refuse_other_model(host, infotext)
             facts = PngInfo()
             facts.add_text("parameters", infotext)
             with written_whole(self._file(kind, pair)) as part:
                 picture.save(part, "PNG", pnginfo=facts)
             with self._turn:
-                self._made += 1
                 self._bar.update()
         with self._turn:
             self._unfinished -= 1
+            self._finished += 1
 
     def _await(self, host: Host, error: HostGone) -> None:
         """Until the host answers again. Raises what it said last when the patience is over."""
@@ -358,10 +356,10 @@ class PairMaker:
             self.lost[pair.name] = str(error)
             self._unfinished -= 1
             self._bar.write(f"lost: {pair.name}: {error}")
-            if not self._made and len(self.lost) >= HOPELESS:
+            if not self._finished and len(self.lost) >= HOPELESS:
                 self._unfinished += len(self.lost)
                 self._stop.set()
-                raise OMSError(f"no picture was made, and {len(self.lost)} pairs were lost, the last one: {error}")
+                raise OMSError(f"{len(self.lost)} were tried and could not be made, the last one because {error}")
 
     def _file(self, kind: str, pair: Pair) -> Path:
         return self._folder / kind / f"{pair.name}.png"
