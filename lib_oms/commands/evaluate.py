@@ -84,8 +84,8 @@ def main(args: argparse.Namespace) -> int:
     what = next((name for name in ("colors", "splits", "modifiers", "embedded") if getattr(args, name)), None)
     if what is None:
         raise OMSError(
-            "give --webui URL or two folders of pictures; or, of the embedded model, --embedded, --colors N, --splits N "
-            "or --modifiers N"
+            "give --webui URL or two folders of pictures; or, of the embedded model, --embedded, --colors N, "
+            "--splits N or --modifiers N"
         )
     facts = {"variant": args.model, "sampler": args.sampler, "steps": args.steps, "cfg": args.cfg, "seed": args.seed}
     source = {"colors": COLOR, "splits": PICTURE}.get(what, PROMPT)

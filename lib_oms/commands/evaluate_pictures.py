@@ -87,9 +87,9 @@ def main(args: argparse.Namespace) -> int:
         raw, oms = args.folders or made["captions"]
         judged = Sides(folders.read_folder(raw), folders.read_folder(oms), reference)
         result.folders = folders.judge(judged.raw, judged.oms, reference)
-        result.measures, result.left_out = by_library.measure(
-            *([*side.paths.values()] if side else [] for side in (judged.raw, judged.oms, reference)), weights=weights
-        )
+        raw_files, oms_files = (list(side.paths.values()) for side in (judged.raw, judged.oms))
+        real_files = list(reference.paths.values()) if reference else []
+        result.measures, result.left_out = by_library.measure(raw_files, oms_files, real_files, weights)
     tests = {name: Sides(*map(folders.read_folder, made[name])) for name in ("brightness", "colors") if name in made}
     if "brightness" in tests:
         result.brightness_test = folders.judge_brightness(tests["brightness"].raw, tests["brightness"].oms)

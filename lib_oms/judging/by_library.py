@@ -6,9 +6,10 @@ network; CLIP score by torchmetrics; PickScore by transformers, as its model is 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ BATCH = 16
 NEAREST = 5
 """The neighbor whose distance is a point's own reach, as in the paper of density and coverage."""
 OF_FEATURES = ("FID", "precision", "recall", "density", "coverage")
+TOKENIZER = "bert-base-uncased"
+"""ImageReward's, by the name under which its library asks for it."""
 OPTIONS = {
     "CLIP score": "clip",
     "PickScore": "pickscore",
@@ -44,7 +47,7 @@ class Weights:
     features: a TorchScript file that makes features of pictures [B, 3, H, W] of 0 to 255, such as the Inception of FID
         (inception-2015-12-05.pt), or a folder that transformers reads, such as a DINOv2 or a CLIP.
     clip, pickscore: folders that transformers reads.
-    imagereward: a folder with ImageReward.pt and med_config.json.
+    imagereward: a folder with ImageReward.pt, med_config.json and the folder bert-base-uncased with that tokenizer.
     """
 
     features: Path | None = None
@@ -217,13 +220,28 @@ def _pick_score(path: Path, device: str) -> Callable[[Sequence[Path], Sequence[s
 def _image_reward(path: Path, device: str) -> Callable[[Sequence[Path], Sequence[str]], float]:
     import ImageReward
 
-    model = ImageReward.load(str(path / "ImageReward.pt"), device=device, med_config=str(path / "med_config.json"))
+    checkpoint, config = (path.resolve() / name for name in ("ImageReward.pt", "med_config.json"))
+    for part in (checkpoint, config, path / TOKENIZER):
+        if not part.exists():
+            raise OMSError(f"it lacks {part.name}")
+    with redirect_stdout(sys.stderr), _inside(path):  # a folder of the name is taken before the hub is asked
+        model = ImageReward.load(str(checkpoint), device=device, med_config=str(config))
 
     def score(files: Sequence[Path], captions: Sequence[str]) -> float:
         pairs = tqdm(zip(files, captions, strict=True), desc="ImageReward", total=len(files), unit="picture")
         return float(np.mean([model.score(caption, str(file)) for file, caption in pairs]))
 
     return score
+
+
+@contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def _batches(files: Sequence[Path], what: str) -> Iterator[Sequence[Path]]:

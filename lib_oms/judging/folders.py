@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from lib_oms.errors import OMSError
 from lib_oms.judging import metrics
-from lib_oms.judging.asked import COLORS, group
+from lib_oms.judging.asked import BRIGHTNESS_PROMPTS, COLORS, group
 from lib_oms.training.dataset import PICTURE_SUFFIXES
 
 LONGEST_SIDE = 512
@@ -179,7 +179,10 @@ def judge(raw: Folder, oms: Folder, reference: Folder | None = None) -> Findings
 def judge_brightness(raw: Folder, oms: Folder) -> list[PromptBrightness]:
     """The mean brightness for each prompt of `asked.brightness_pairs`, over the pairs that are there."""
     found = []
-    for name, members in _groups(raw, oms).items():
+    groups = _groups(raw, oms)
+    for name in BRIGHTNESS_PROMPTS:
+        if not (members := groups.get(name)):
+            continue
         sides = [float(side.chosen(members).means.mean()) for side in (raw, oms)]
         found.append(PromptBrightness(name, len(members), *sides))
     return found

@@ -12,6 +12,7 @@ import binascii
 import io
 import json
 import re
+import sys
 import threading
 import time
 from collections import deque
@@ -40,7 +41,7 @@ TRIES = 3
 FALLS = 5
 """How often a picture is asked for while WebUIs fall over: it may be what fells them."""
 HOPELESS = 5
-"""So many pairs lost before any was made: the next ones would be, too."""
+"""So many errors of WebUIs before any pair was made: the next ones would fail, too."""
 LONGEST_PAUSE = 15.0
 _FIELD = re.compile(r'(?:^|, )([\w][\w /.-]*): ("(?:[^"\\]|\\.)*"|[^,]*)')
 _GONE = frozenset({408, 429, 502, 503, 504})
@@ -238,7 +239,7 @@ class PairMaker:
         self._waiting = deque(pair for pair in pairs if any(not self._file(kind, pair).exists() for kind in KINDS))
         self._unfinished = len(self._waiting)
         self._total = len(KINDS) * len(pairs)
-        self._finished = 0
+        self._finished = self._failures = 0
         self._tries: dict[str, int] = {}
         self._model = self._model_so_far()
         self._turn = threading.Lock()
@@ -249,7 +250,7 @@ class PairMaker:
 
         Raises:
             HostGone, HostUnfit: a WebUI cannot be used from the beginning.
-            OMSError: no WebUI is left, or none makes any picture; what is done stays done.
+            OMSError: no WebUI is left, or none makes a single pair; what is done stays done.
         """
         if not self._unfinished:
             return
@@ -262,7 +263,7 @@ class PairMaker:
                 try:
                     futures.wait(working)
                 except KeyboardInterrupt:
-                    self._bar.write("interrupted: waiting for the pictures that are being made")
+                    self._tell("interrupted: waiting for the pictures that are being made")
                     raise
                 finally:
                     self._stop.set()
@@ -275,6 +276,8 @@ class PairMaker:
                 f"{self._unfinished} of {self._total // len(KINDS)} pairs are not made: {'; '.join(errors)}. What is "
                 "done stays: the same command goes on from here"
             )
+        if self.lost and not self._finished:
+            raise OMSError(f"{len(self.lost)} pairs could not be made: {next(iter(self.lost.values()))}")
 
     def _work(self, host: Host) -> None:
         """A thread's work: pairs, until none is left or the host is given up."""
@@ -286,7 +289,7 @@ class PairMaker:
                 self._await(host, error)
             except HostUnfit as error:
                 self._give_back(pair)
-                self._bar.write(f"given up: {error}")
+                self._tell(f"given up: {error}")
                 raise
             except Lost as error:
                 self._lose(pair, error)
@@ -323,7 +326,7 @@ class PairMaker:
 
     def _await(self, host: Host, error: HostGone) -> None:
         """Until the host answers again. Raises what it said last when the patience is over."""
-        self._bar.write(f"{error}: trying again for {self._patience:g} s")
+        self._tell(f"{error}: trying again for {self._patience:g} s")
         give_up, pause = time.monotonic() + self._patience, 1.0
         last: OMSError = error
         while not self._stop.wait(min(pause, max(0.0, give_up - time.monotonic()))):
@@ -335,10 +338,10 @@ class PairMaker:
             except (HostGone, HostUnfit, Lost) as again:  # a WebUI that starts has its page before its API
                 last = again
             else:
-                self._bar.write(f"{host.name} is back")
+                self._tell(f"{host.name} is back")
                 return
             if time.monotonic() >= give_up:
-                self._bar.write(f"given up: {last}")
+                self._tell(f"given up: {last}")
                 raise last
             pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -350,16 +353,20 @@ class PairMaker:
         """Puts the pair at the end of the queue, or, where it was tried `most` times, among what is lost."""
         with self._turn:
             tries = self._tries[pair.name] = self._tries.get(pair.name, 0) + 1
+            self._failures += most == TRIES
+            if not self._finished and self._failures >= HOPELESS:
+                self._waiting.append(pair)
+                self._stop.set()
+                raise OMSError(f"not one could be made, and {error}")
             if error.again and tries < most:
                 self._waiting.append(pair)
                 return
             self.lost[pair.name] = str(error)
             self._unfinished -= 1
-            self._bar.write(f"lost: {pair.name}: {error}")
-            if not self._finished and len(self.lost) >= HOPELESS:
-                self._unfinished += len(self.lost)
-                self._stop.set()
-                raise OMSError(f"{len(self.lost)} were tried and could not be made, the last one because {error}")
+            self._tell(f"lost: {pair.name}: {error}")
+
+    def _tell(self, text: str) -> None:
+        self._bar.write(text, file=sys.stderr)  # standard output is for what was found
 
     def _file(self, kind: str, pair: Pair) -> Path:
         return self._folder / kind / f"{pair.name}.png"
