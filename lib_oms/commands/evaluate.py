@@ -41,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--count", type=_positive, default=_SUPPRESS, help=f"captions to make pictures of (default: {_unsaid('count')})"
     )
+    parser.add_argument(
+        "--solvers", action="store_true", help="measure samplers, scales, steps and eta one by one, and print a table"
+    )
     parser.add_argument("--each", type=_positive, default=10, help="pictures for each prompt that is measured alone")
     parser.add_argument("--seed", type=int, default=1, help="of captions, data and noise")
     parser.add_argument(
@@ -81,16 +84,20 @@ def main(args: argparse.Namespace) -> int:
     if evaluate_pictures.asks(args):
         return evaluate_pictures.main(args)
     args = argparse.Namespace(**{**UNSAID, **vars(args)})
-    what = next((name for name in ("colors", "splits", "modifiers", "embedded") if getattr(args, name)), None)
+    what = next(
+        (name for name in ("colors", "splits", "modifiers", "solvers", "embedded") if getattr(args, name)), None
+    )
     if what is None:
         raise OMSError(
-            "give --webui URL or two folders of pictures; or, of the embedded model, --embedded, --colors N, "
-            "--splits N or --modifiers N"
+            "give --webui URL or two folders of pictures; or, of the embedded model, --embedded, --solvers, "
+            "--colors N, --splits N or --modifiers N"
         )
     facts = {"variant": args.model, "sampler": args.sampler, "steps": args.steps, "cfg": args.cfg, "seed": args.seed}
     source = {"colors": COLOR, "splits": PICTURE}.get(what, PROMPT)
     quiet = int(getattr(args, "quiet", _QUIET.unsaid(source)))
     given = {"quiet": quiet, "eta": args.eta, "guidance_rescale": args.guidance_rescale}
+    if what == "solvers":
+        return _compare_solvers(args, quiet)
     painter = Painter(**facts, oms={**given, "oms_guidance_scale": args.oms_scale})
     if what == "colors":
         colors = evaluate_colors(painter, **facts, quiet=quiet, eta=args.eta, count=args.colors, each=args.each)
@@ -119,6 +126,22 @@ def main(args: argparse.Namespace) -> int:
     if not args.json:
         for path in written:
             print(path)
+    return 0
+
+
+def _compare_solvers(args: argparse.Namespace, quiet: int) -> int:
+    from lib_oms.judging import report, solvers
+
+    first = {"sampler": args.sampler, "cfg": args.cfg, "steps": args.steps, "eta": args.eta}
+    oms = {"quiet": quiet, "guidance_rescale": args.guidance_rescale, "oms_guidance_scale": args.oms_scale}
+    found = solvers.compare(
+        first, oms, variant=args.model, seed=args.seed, count=args.count, small=args.each, out=args.out / "solvers"
+    )
+    shown = solvers.table(found)
+    print(json.dumps(found) if args.json else solvers.markdown(shown))
+    if args.report is not None:
+        facts = {"model": f"embedded, {args.model}", "pictures": f"{args.count} a row", "seed": str(args.seed)}
+        report.write(report.Report("What One More Step does to the embedded model", facts, tables=[shown]), args.report)
     return 0
 
 

@@ -86,6 +86,9 @@ def main(args: argparse.Namespace) -> int:
     if args.folders or "captions" in made:
         raw, oms = args.folders or made["captions"]
         judged = Sides(folders.read_folder(raw), folders.read_folder(oms), reference)
+        if not args.folders:  # what was lost has left its partner
+            both = folders.pair_up(judged.raw, judged.oms)
+            judged = Sides(judged.raw.chosen(both), judged.oms.chosen(both), reference)
         result.folders = folders.judge(judged.raw, judged.oms, reference)
         raw_files, oms_files = (list(side.paths.values()) for side in (judged.raw, judged.oms))
         real_files = list(reference.paths.values()) if reference else []

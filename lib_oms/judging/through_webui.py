@@ -21,9 +21,10 @@ from concurrent import futures
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import requests
+from filelock import FileLock, Timeout
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
@@ -105,7 +106,7 @@ class Host:
             raise OMSError(f"{address!r} is no address of a WebUI; one is like http://127.0.0.1:7860")
         self.name = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
         """The address without a password, as messages have it."""
-        self._auth = (parts.username, parts.password or "") if parts.username else auth
+        self._auth = (unquote(parts.username), unquote(parts.password or "")) if parts.username else auth
         self._timeout = timeout
         self._session = requests.Session()
 
@@ -239,7 +240,8 @@ class PairMaker:
         self._waiting = deque(pair for pair in pairs if any(not self._file(kind, pair).exists() for kind in KINDS))
         self._unfinished = len(self._waiting)
         self._total = len(KINDS) * len(pairs)
-        self._finished = self._failures = 0
+        self._finished = len(pairs) - self._unfinished
+        self._failures = 0
         self._tries: dict[str, int] = {}
         self._model = self._model_so_far()
         self._turn = threading.Lock()
@@ -254,6 +256,13 @@ class PairMaker:
         """
         if not self._unfinished:
             return
+        try:
+            with FileLock(self._folder / ".lock", timeout=0):
+                self._run(hosts)
+        except Timeout as error:
+            raise OMSError(f"{self._folder}: another command makes pictures there, now") from error
+
+    def _run(self, hosts: Sequence[Host]) -> None:
         for host in hosts:
             host.check()
         done = sum(self._file(kind, pair).exists() for pair in self._pairs for kind in KINDS)
@@ -314,15 +323,21 @@ class PairMaker:
                 continue
             picture, infotext = host.paint(self._request, pair, None if kind == "raw" else {**self._oms, **pair.oms})
             self._refuse_other_model(host, infotext)
-            facts = PngInfo()
-            facts.add_text("parameters", infotext)
-            with written_whole(self._file(kind, pair)) as part:
-                picture.save(part, "PNG", pnginfo=facts)
+            self._save(picture, infotext, self._file(kind, pair))
             with self._turn:
                 self._bar.update()
         with self._turn:
             self._unfinished -= 1
             self._finished += 1
+
+    def _save(self, picture: Image.Image, infotext: str, file: Path) -> None:
+        facts = PngInfo()
+        facts.add_text("parameters", infotext)
+        try:
+            with written_whole(file) as part:
+                picture.save(part, "PNG", pnginfo=facts)
+        except OSError as error:
+            raise OMSError(f"{file} cannot be written ({error.strerror or error})") from error
 
     def _await(self, host: Host, error: HostGone) -> None:
         """Until the host answers again. Raises what it said last when the patience is over."""

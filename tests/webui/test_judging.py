@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from browser_helpers import ROOT, DemoProcess
 from extension_helpers import free_port
+from filelock import FileLock
 from PIL import Image
 
 pytest.importorskip("gradio")
@@ -250,6 +251,15 @@ def test_hopeless_requests_end_early(webui: DemoProcess, tmp_path: Path, capsys:
     assert evaluate(webui.url, captions, tmp_path / "out", "--oms-model", "no such model") == 2
     assert "there is no OMS model named 'no such model'" in capsys.readouterr().err
     assert len(made(tmp_path / "out" / "captions" / "raw")) < 10
+
+
+def test_one_command_at_a_time_makes_pictures_in_a_folder(
+    webui: DemoProcess, captions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "captions").mkdir()
+    with FileLock(tmp_path / "captions" / ".lock"):
+        assert evaluate(webui.url, captions, tmp_path) == 2
+    assert "another command makes pictures there" in capsys.readouterr().err
 
 
 def test_wrong_settings_and_addresses_are_told_before_anything_is_asked(
