@@ -15,7 +15,8 @@ from lib_oms.errors import OMSError
 from lib_oms.judging import asked, by_library, chapters, folders, radius, report
 from lib_oms.judging.chapters import Result, Sides
 from lib_oms.judging.folders import Folder
-from lib_oms.judging.through_webui import KINDS, Host, Pair, PairMaker
+from lib_oms.judging.through_webui import KINDS, PairMaker
+from lib_oms.judging.webui_api import Host, Pair
 from lib_oms.settings import AUTOMATIC, OMSSettings
 
 UNSAID: dict[str, Any] = {"count": None, "steps": 20, "cfg": 7.5, "sampler": "Euler"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_oms.errors import OMSError
-from lib_oms.judging.through_webui import Pair
+from lib_oms.judging.webui_api import Pair
 
 BRIGHTNESS_PROMPTS = {
     "black": "solid black background",

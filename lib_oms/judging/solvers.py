@@ -1,4 +1,4 @@
-"""Compares solvers on the embedded model: what changes with the sampler, the scale, the steps, and the step's own noise.
+"""Compares solvers on the embedded model: what changes with sampler, scale, steps, and the noise of the step.
 
 Each row differs in one thing from the first. What a row has found is a file, so that a comparison goes on where it was
 ended.
@@ -32,9 +32,9 @@ SHOWN = {
 }
 _DIGITS = {"wasserstein_raw": 1, "wasserstein_oms": 2, "ratio": 1, "mean_black": 3, "mean_white": 3}
 _NOTE = (
-    "Wasserstein: the distance between the brightness of samples and of data, in gray levels of 0 to 255. Black, white: "
-    "mean brightness of that background, 0 to 1. Rank correlation: of the gray asked for and the gray that came. "
-    "Composition: what stays of the raw picture's edges."
+    "Wasserstein: the distance between the brightness of samples and of data, in gray levels of 0 to 255. Black, "
+    "white: mean brightness of that background, 0 to 1. Rank correlation: of the gray that was asked for and the one "
+    "that came. Composition: what stays of the raw picture's edges."
 )
 
 

@@ -23,7 +23,8 @@ pytest.importorskip("gradio")
 from lib_oms.__main__ import main
 from lib_oms.judging import asked
 from lib_oms.judging.folders import judge_colors, read_folder
-from lib_oms.judging.through_webui import Host, Pair, PairMaker, told
+from lib_oms.judging.through_webui import PairMaker
+from lib_oms.judging.webui_api import Host, Pair, told
 
 CAPTIONS = ["a red circle on a black background", 'a "blue" square, white background', "a green star", "a cross"]
 QUICK = ("--steps", "2", "--size", "64", "--cfg", "3")
