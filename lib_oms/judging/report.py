@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,6 +24,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 PAPER = {
     "SD1.5": {
@@ -137,7 +139,7 @@ def brightness_plot(kinds: Mapping[str, np.ndarray], note: str = "") -> Plot:
 
 def prompts_plot(rows: Sequence[tuple[str, float, float]], note: str = "") -> Plot:
     """Bars of the mean brightness by prompt, raw and OMS, 0..1."""
-    figure, axes = _figure(height=0.9 + 0.55 * len(rows))
+    figure, axes = _figure(height=0.8 + 0.6 * len(rows))
     places = np.arange(len(rows))
     for offset, color, label, values in (
         (-0.19, RAW, "raw", [row[1] for row in rows]),
@@ -145,7 +147,7 @@ def prompts_plot(rows: Sequence[tuple[str, float, float]], note: str = "") -> Pl
     ):
         bars = axes.barh(places + offset, values, 0.36, color=color, label=label)
         axes.bar_label(bars, fmt="%.2f", padding=3, color=_INK, fontsize=9)
-    axes.set_yticks(places, [row[0] for row in rows])
+    axes.set_yticks(places, [textwrap.fill(row[0], 24) for row in rows])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.08)
     axes.set_xlabel("mean brightness, 0 (black) to 1 (white)")
@@ -159,6 +161,9 @@ def radius_plot(radii: Sequence[Radius], note: str = "") -> Plot:
     axes.plot(steps, [radius.mean_training for radius in radii], color=OMS, marker="o", label="training sees")
     axes.plot(steps, [radius.mean_sampling for radius in radii], color=RAW, marker="o", label="sampling starts with")
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("timestep")
     axes.set_ylabel("spread of a latent's mean")
     return _plot("What a noisy latent says of brightness and color", figure, axes, note)
@@ -170,7 +175,7 @@ def spread_over(count: int, most: int = SHOWN) -> list[int]:
 
 
 def _figure(height: float = 3.0) -> tuple[Figure, Axes]:
-    figure, axes = plt.subplots(figsize=(5.6, height))
+    figure, axes = plt.subplots(figsize=(5.6, height), layout="constrained")
     figure.patch.set_alpha(0)
     axes.patch.set_alpha(0)
     return figure, axes
@@ -184,11 +189,11 @@ def _plot(title: str, figure: Figure, axes: Axes, note: str) -> Plot:
     axes.tick_params(which="both", colors=_INK)
     axes.xaxis.label.set_color(_INK)
     axes.yaxis.label.set_color(_INK)
-    axes.legend(frameon=False, labelcolor=_INK, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    figure.legend(frameon=False, labelcolor=_INK, fontsize=9, loc="outside upper center", ncols=3)
     file = io.StringIO()
     # Names within a file must differ from plot to plot, as all of them come into one page.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}):
-        figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
+        figure.savefig(file, format="svg", metadata={"Date": None})
     plt.close(figure)
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
