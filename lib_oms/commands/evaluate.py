@@ -92,12 +92,12 @@ def main(args: argparse.Namespace) -> int:
             "give --webui URL or two folders of pictures; or, of the embedded model, --embedded, --solvers, "
             "--colors N, --splits N or --modifiers N"
         )
+    if what == "solvers":
+        return _compare_solvers(args)
     facts = {"variant": args.model, "sampler": args.sampler, "steps": args.steps, "cfg": args.cfg, "seed": args.seed}
     source = {"colors": COLOR, "splits": PICTURE}.get(what, PROMPT)
     quiet = int(getattr(args, "quiet", _QUIET.unsaid(source)))
     given = {"quiet": quiet, "eta": args.eta, "guidance_rescale": args.guidance_rescale}
-    if what == "solvers":
-        return _compare_solvers(args, quiet)
     painter = Painter(**facts, oms={**given, "oms_guidance_scale": args.oms_scale})
     if what == "colors":
         colors = evaluate_colors(painter, **facts, quiet=quiet, eta=args.eta, count=args.colors, each=args.each)
@@ -129,10 +129,11 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _compare_solvers(args: argparse.Namespace, quiet: int) -> int:
+def _compare_solvers(args: argparse.Namespace) -> int:
     from lib_oms.judging import report, solvers
 
     first = {"sampler": args.sampler, "cfg": args.cfg, "steps": args.steps, "eta": args.eta}
+    quiet = int(getattr(args, "quiet", _QUIET.unsaid(PROMPT)))
     oms = {"quiet": quiet, "guidance_rescale": args.guidance_rescale, "oms_guidance_scale": args.oms_scale}
     found = solvers.compare(
         first, oms, variant=args.model, seed=args.seed, count=args.count, small=args.each, out=args.out / "solvers"
