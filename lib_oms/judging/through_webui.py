@@ -147,17 +147,25 @@ class PairMaker:
         return None
 
     def _make(self, host: Host, pair: Pair) -> None:
-        for kind in KINDS:
-            if self._file(kind, pair).exists():
-                continue
-            picture, infotext = host.paint(self._request, pair, None if kind == "raw" else {**self._oms, **pair.oms})
-            self._refuse_other_model(host, infotext)
-            self._save(picture, infotext, self._file(kind, pair))
-            with self._turn:
-                self._bar.update()
+        kept = {kind: _infotext(self._file(kind, pair)) for kind in KINDS if self._file(kind, pair).exists()}
+        made = {kind: self._paint(host, pair, kind) for kind in KINDS if kind not in kept}
+        for kind, before in kept.items():  # a pair is one WebUI's: another version may draw other noise
+            if any(_apart_from_the_step(before) != _apart_from_the_step(infotext) for infotext in made.values()):
+                self._paint(host, pair, kind)
         with self._turn:
             self._unfinished -= 1
             self._finished += 1
+
+    def _paint(self, host: Host, pair: Pair, kind: str) -> str:
+        """Makes one picture and gives its infotext; in place of one that is there, it counts no second time."""
+        file = self._file(kind, pair)
+        picture, infotext = host.paint(self._request, pair, None if kind == "raw" else {**self._oms, **pair.oms})
+        self._refuse_other_model(host, infotext)
+        new = not file.exists()
+        self._save(picture, infotext, file)
+        with self._turn:
+            self._bar.update(new)
+        return infotext
 
     def _save(self, picture: Image.Image, infotext: str, file: Path) -> None:
         facts = PngInfo()
@@ -234,9 +242,8 @@ class PairMaker:
 
     def _model_so_far(self) -> str | None:
         for kind in KINDS:
-            for file in (self._folder / kind).glob("*.png"):
-                with Image.open(file) as picture:
-                    return _model(picture.info.get("parameters", ""))
+            for file in (self._folder / kind).glob("[!.]*.png"):
+                return _model(_infotext(file))
         return None
 
     def _refuse_other_model(self, host: Host, infotext: str) -> None:
@@ -249,6 +256,15 @@ class PairMaker:
                     f"{host.name} has loaded the checkpoint {model}, but the pictures are of {self._model}: choose "
                     "that one there, or leave this WebUI out"
                 )
+
+
+def _infotext(file: Path) -> str:
+    with Image.open(file) as picture:
+        return str(picture.info.get("parameters", ""))
+
+
+def _apart_from_the_step(infotext: str) -> dict[str, str]:
+    return {label: text for label, text in told(infotext).items() if not label.startswith("OMS")}
 
 
 def _model(infotext: str) -> str | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from browser_helpers import ROOT, DemoProcess
 from extension_helpers import free_port
 from filelock import FileLock
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 pytest.importorskip("gradio")
 
@@ -133,6 +135,24 @@ def test_a_folder_takes_more_captions_but_no_other_request(
     assert evaluate(webui.url, captions, tmp_path, "--count", "2", "--negative-prompt", "blue") == 2
     assert "was begun with another request" in capsys.readouterr().err
     assert len(made(tmp_path)) == 4
+
+
+def test_a_half_pair_of_another_version_is_made_anew_as_a_whole(webui: DemoProcess, tmp_path: Path) -> None:
+    def make() -> None:
+        PairMaker(tmp_path, pairs(2), REQUEST, {}).run([Host(webui.url)])
+
+    make()
+    whole = made(tmp_path)
+    for index, version in enumerate(("Version: 0.1", "")):
+        (tmp_path / "oms" / f"{index:03}.png").unlink()
+        facts = PngInfo()
+        raw = tmp_path / "raw" / f"{index:03}.png"
+        facts.add_text("parameters", re.sub(r"Version: [^,]*", version, infotext(raw)) if version else infotext(raw))
+        Image.new("RGB", (64, 64)).save(raw, pnginfo=facts)
+    make()
+    assert made(tmp_path)["raw/000.png"] == whole["raw/000.png"], "of another version"
+    assert made(tmp_path)["raw/001.png"] != whole["raw/001.png"], "the same in all, so it stays"
+    assert {name: made(tmp_path)[name] for name in ("oms/000.png", "oms/001.png")}.items() <= whole.items()
 
 
 def test_two_hosts_share_the_work(webui: DemoProcess, tmp_path: Path) -> None:
