@@ -52,7 +52,7 @@ def photograph_report(context: Any, work: Path) -> int:
     page = context.new_page()
     page.goto(file.as_uri())
     page.screenshot(
-        path=DOCS / "images" / "report.png", clip={"x": 0, "y": 0, "width": 1280, "height": 1840}, full_page=True
+        path=DOCS / "images" / "report.png", clip={"x": 0, "y": 0, "width": 1280, "height": 1630}, full_page=True
     )
     print(DOCS / "images" / "report.png")
     return 0
