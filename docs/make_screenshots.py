@@ -1,4 +1,4 @@
-"""Remakes the README's pictures of the page: `python docs/make_screenshots.py`.
+"""Remakes the pictures of the page and of a report: `python docs/make_screenshots.py`.
 
 Needs what the tests in a browser need: `pip install -e ".[demo,test]"` and Chromium.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).resolve().parent
-sys.path.insert(0, str(DOCS.parent / "tests" / "helpers"))
+sys.path[:0] = [str(DOCS.parent), str(DOCS.parent / "tests" / "helpers")]
 
 from browser_helpers import DemoProcess, WebUIPage, chromium, find_browser  # noqa: E402
 
@@ -38,6 +38,23 @@ def main() -> int:
             ui.page.wait_for_timeout(1000)
             photograph(ui.page, f"settings-{theme}")
             ui.page.close()
+        return photograph_report(context, work)
+
+
+def photograph_report(context: Any, work: Path) -> int:
+    """The beginning of a report of the embedded model's pictures."""
+    from lib_oms.__main__ import main as command
+
+    file = work / "report.html"
+    asked = ["--count", "100", "--each", "5", "--sampler", "Euler", "--seed", "2026", "--out", str(work)]
+    if status := command(["evaluate", "--embedded", *asked, "--report", str(file)]):
+        return status
+    page = context.new_page()
+    page.goto(file.as_uri())
+    page.screenshot(
+        path=DOCS / "images" / "report.png", clip={"x": 0, "y": 0, "width": 1280, "height": 1630}, full_page=True
+    )
+    print(DOCS / "images" / "report.png")
     return 0
 
 

@@ -1,4 +1,7 @@
-"""`python -m lib_oms evaluate --embedded`: measures what an OMS model does to the brightness of pictures."""
+"""`python -m lib_oms evaluate --embedded`: measures what an OMS model does to the brightness of pictures.
+
+Of other models' pictures: evaluate_pictures.py.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lib_oms.commands import evaluate_pictures
 from lib_oms.embedded.load import VARIANTS
 from lib_oms.errors import OMSError
 from lib_oms.judging.evaluate import evaluate
@@ -16,6 +20,9 @@ from lib_oms.judging.steering import evaluate_colors, evaluate_modifiers, evalua
 from lib_oms.settings import COLOR, PICTURE, PROMPT, SETTINGS
 from lib_oms.step import MOST_QUIET
 
+UNSAID: dict[str, Any] = {"count": 500, "steps": 20, "cfg": 3.0, "sampler": "DDIM"}
+"""What the embedded model is measured with where the command line says nothing."""
+_SUPPRESS = argparse.SUPPRESS
 (_QUIET,) = (setting for setting in SETTINGS if setting.name == "quiet")
 
 
@@ -31,12 +38,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--modifiers", type=_positive, metavar="N", help="measure strength and trims on N seeds, and nothing else"
     )
-    parser.add_argument("--count", type=_positive, default=500, help="captions whose pictures are compared with data")
+    parser.add_argument(
+        "--count", type=_positive, default=_SUPPRESS, help=f"captions to make pictures of (default: {_unsaid('count')})"
+    )
+    parser.add_argument(
+        "--solvers", action="store_true", help="measure samplers, scales, steps and eta one by one, and print a table"
+    )
     parser.add_argument("--each", type=_positive, default=10, help="pictures for each prompt that is measured alone")
     parser.add_argument("--seed", type=int, default=1, help="of captions, data and noise")
-    parser.add_argument("--cfg", type=float, default=3.0, help="guidance scale of the main model")
-    parser.add_argument("--sampler", choices=tuple(SAMPLERS), default="DDIM")
-    parser.add_argument("--steps", type=_positive, default=20)
+    parser.add_argument(
+        "--cfg", type=float, default=_SUPPRESS, help=f"guidance scale of the main model (default: {_unsaid('cfg')})"
+    )
+    parser.add_argument(
+        "--sampler", default=_SUPPRESS,
+        help=f"one of {', '.join(SAMPLERS)}, or as a WebUI names it (default: {_unsaid('sampler')})",
+    )  # fmt: skip
+    parser.add_argument("--steps", type=_positive, default=_SUPPRESS, help=f"(default: {_unsaid('steps')})")
     parser.add_argument("--model", choices=VARIANTS, default="main", help="the model that One More Step rides on")
     parser.add_argument("--oms-scale", type=float, default=1.0, help="guidance scale of One More Step")
     parser.add_argument(
@@ -46,7 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eta", type=float, default=0.0, help="share of fresh noise in the step, 0 to 1")
     parser.add_argument("--guidance-rescale", type=float, default=0.0, help="against overshooting, 0 to 1")
     parser.add_argument("--json", action="store_true", help="print the numbers as one JSON object and nothing else")
-    parser.add_argument("--out", type=Path, default=Path("evaluation"), help="folder for the two pictures")
+    parser.add_argument("--out", type=Path, default=Path("evaluation"), help="folder for what is made")
+    evaluate_pictures.add_arguments(parser)
+
+
+def _unsaid(name: str) -> str:
+    other = evaluate_pictures.UNSAID[name]
+    return f"{UNSAID[name]}" if other == UNSAID[name] else f"{UNSAID[name]}; of a WebUI {other or 'all'}"
 
 
 def _positive(text: str) -> int:
@@ -58,9 +81,19 @@ def _positive(text: str) -> int:
 
 def main(args: argparse.Namespace) -> int:
     """Measures, prints, and writes the grid and the histogram."""
-    what = next((name for name in ("colors", "splits", "modifiers", "embedded") if getattr(args, name)), None)
+    if evaluate_pictures.asks(args):
+        return evaluate_pictures.main(args)
+    args = argparse.Namespace(**{**UNSAID, **vars(args)})
+    what = next(
+        (name for name in ("colors", "splits", "modifiers", "solvers", "embedded") if getattr(args, name)), None
+    )
     if what is None:
-        raise OMSError("give --embedded, --colors N, --splits N or --modifiers N: the embedded model is what there is")
+        raise OMSError(
+            "give --webui URL or two folders of pictures; or, of the embedded model, --embedded, --solvers, "
+            "--colors N, --splits N or --modifiers N"
+        )
+    if what == "solvers":
+        return _compare_solvers(args)
     facts = {"variant": args.model, "sampler": args.sampler, "steps": args.steps, "cfg": args.cfg, "seed": args.seed}
     source = {"colors": COLOR, "splits": PICTURE}.get(what, PROMPT)
     quiet = int(getattr(args, "quiet", _QUIET.unsaid(source)))
@@ -85,10 +118,31 @@ def main(args: argparse.Namespace) -> int:
         plots.grid(pictures.captions, pictures.raw, pictures.oms, args.out / f"grid-{name}.png"),
         plots.histogram(pictures, result, args.out / f"histogram-{name}.png"),
     ]
+    if args.report is not None:
+        from lib_oms.judging import chapters, report
+
+        written.append(report.write(chapters.of_embedded(result, pictures), args.report))
     _print(asdict(result), args.json)
     if not args.json:
         for path in written:
             print(path)
+    return 0
+
+
+def _compare_solvers(args: argparse.Namespace) -> int:
+    from lib_oms.judging import report, solvers
+
+    first = {"sampler": args.sampler, "cfg": args.cfg, "steps": args.steps, "eta": args.eta}
+    quiet = int(getattr(args, "quiet", _QUIET.unsaid(PROMPT)))
+    oms = {"quiet": quiet, "guidance_rescale": args.guidance_rescale, "oms_guidance_scale": args.oms_scale}
+    found = solvers.compare(
+        first, oms, variant=args.model, seed=args.seed, count=args.count, small=args.each, out=args.out / "solvers"
+    )
+    shown = solvers.table(found)
+    print(json.dumps(found) if args.json else solvers.markdown(shown))
+    if args.report is not None:
+        facts = {"model": f"embedded, {args.model}", "pictures": f"{args.count} a row", "seed": str(args.seed)}
+        report.write(report.Report("What One More Step does to the embedded model", facts, tables=[shown]), args.report)
     return 0
 
 
