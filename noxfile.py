@@ -44,8 +44,9 @@ NO_HOST = ("test_devices.py", "test_module_cache.py", "test_presets.py", "test_p
            "library/test_trust.py", "text/test_prompt.py", "training")  # fmt: skip
 """Tests of what no host has a part in. They run under one host's pins (for downloads, those of the oldest client) and,
 where a library has a part in them, with the newest ones."""
-NO_PIN = (*NO_HOST, "webui/test_costs.py", "webui/test_interrupt.py", "webui/test_judging.py", "webui/test_manners.py", "webui/test_memory.py",
-          "webui/test_real_host.py", "webui/test_samplers.py")  # fmt: skip
+NO_PIN = (*NO_HOST, "webui/test_costs.py", "webui/test_interrupt.py", "webui/test_judging.py",
+          "webui/test_manners.py", "webui/test_memory.py", "webui/test_real_host.py",
+          "webui/test_samplers.py")  # fmt: skip
 """And those of torch and our own code in a host: no pin changes them, so they run under one host's as well."""
 NO_LIBRARY = ("webui", "demo", "files", "judging", "commands", "test_devices.py", "test_install.py",
               "test_presets.py", "test_project.py", "test_readme.py", "test_settings.py", "step", "given",

@@ -99,6 +99,7 @@ def test_raw_and_oms_pictures_start_from_one_seed_and_are_judged(
     assert not [word for word in ("http://", "https://") if f'src="{word}' in text or f'href="{word}' in text]
 
 
+@pytest.mark.slow
 def test_what_a_killed_command_has_made_stays_and_the_rest_is_made_as_in_one_go(
     webui: DemoProcess, captions: Path, tmp_path: Path
 ) -> None:
@@ -155,6 +156,7 @@ def test_a_half_pair_of_another_version_is_made_anew_as_a_whole(webui: DemoProce
     assert {name: made(tmp_path)[name] for name in ("oms/000.png", "oms/001.png")}.items() <= whole.items()
 
 
+@pytest.mark.slow
 def test_two_hosts_share_the_work(webui: DemoProcess, tmp_path: Path) -> None:
     with DemoProcess(tmp_path / "other", "--api-only") as other:
         hosts = [Counted(webui.url), Counted(other.url)]
@@ -202,6 +204,7 @@ class Dying(Counted):
             raise
 
 
+@pytest.mark.slow
 def test_a_host_that_stays_away_is_given_up_and_what_is_done_stays(tmp_path: Path) -> None:
     with DemoProcess(tmp_path / "demo", "--api-only") as demo:
         host = Ending(demo)
