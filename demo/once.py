@@ -4,11 +4,10 @@ import base64
 import io
 import json
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import numpy as np
+import requests
 from PIL import Image
 
 from demo import server
@@ -17,41 +16,33 @@ PROMPT = "black background"
 SEED = 1
 
 
-def brightness(image: Image.Image) -> float:
-    """Mean of all pixels and colours, 0 (black) to 1 (white)."""
-    return float(np.asarray(image.convert("RGB"), dtype=np.float64).mean() / 255)
-
-
-def generate(url: str, request: dict) -> tuple[Image.Image, str]:
+def generate(url: str, **request: object) -> tuple[Image.Image, str]:
     """The first picture of a txt2img request, and its infotext. Raises RuntimeError with the server's answer."""
-    body = json.dumps(request).encode()
-    call = urllib.request.Request(f"{url}/sdapi/v1/txt2img", body, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(call) as response:
-            answer = json.load(response)
-    except urllib.error.HTTPError as e:
-        raise RuntimeError(f"txt2img failed: {e.read().decode(errors='replace')}") from e
-    image = Image.open(io.BytesIO(base64.b64decode(answer["images"][0])))
-    return image, json.loads(answer["info"])["infotexts"][0]
+    response = requests.post(f"{url}/sdapi/v1/txt2img", json=request)
+    if not response.ok:
+        raise RuntimeError(f"txt2img failed: {response.text}")
+    answer = response.json()
+    return Image.open(io.BytesIO(base64.b64decode(answer["images"][0]))), json.loads(answer["info"])["infotexts"][0]
 
 
 def run(argv: list[str]) -> int:
     """Prints the brightness of both pictures and where they are; 1 if either failed or the step did not run."""
     with server.start(["--port", "0", *argv]) as running:
-        from modules import paths_internal
+        from modules import paths
 
-        request = {"prompt": PROMPT, "seed": SEED, "steps": 20, "sampler_name": "Euler", "cfg_scale": 3.0}
-        with_step = {**request, "alwayson_scripts": {"One More Step": {"args": [True]}}}
-        try:
-            (raw, _), (stepped, infotext) = generate(running.url, request), generate(running.url, with_step)
-        except RuntimeError as error:
-            print(error, file=sys.stderr)
-            return 1
         print(f'prompt: "{PROMPT}", seed {SEED}')
-        for name, image in (("raw", raw), ("OMS", stepped)):
-            file = Path(paths_internal.data_path) / f"once-{name.lower()}.png"
+        for name, scripts in (("raw", {}), ("OMS", {"One More Step": {"args": [True]}})):
+            try:
+                image, infotext = generate(
+                    running.url, prompt=PROMPT, seed=SEED, sampler_name="Euler", cfg_scale=3.0, alwayson_scripts=scripts
+                )
+            except RuntimeError as error:
+                print(error, file=sys.stderr)
+                return 1
+            file = Path(paths.data_path) / f"once-{name.lower()}.png"
             image.save(file)
-            print(f"{name} brightness: {brightness(image):.3f}  ({file})")
+            brightness = np.asarray(image.convert("RGB")).mean() / 255  # 0 is black, 1 white
+            print(f"{name} brightness: {brightness:.3f}  ({file})")
     if "OMS" not in infotext:
         print("The step did not run: the infotext does not mention it. The log above tells why.", file=sys.stderr)
         return 1

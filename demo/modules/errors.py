@@ -13,10 +13,3 @@ def report(message: str, *, exc_info: bool = False) -> None:
         print(textwrap.indent(traceback.format_exc(), "    "), file=sys.stderr)
         print("---", file=sys.stderr)
     sys.stderr.flush()
-
-
-def display(e: Exception, task: str) -> None:
-    """Prints what failed and the exception with its traceback."""
-    print(f"{task or 'error'}: {type(e).__name__}", file=sys.stderr)
-    traceback.print_exception(type(e), e, e.__traceback__, file=sys.stderr)
-    sys.stderr.flush()

@@ -16,6 +16,8 @@ import gradio.routes
 from fastapi import FastAPI
 
 GRADIO_4 = int(gr.__version__.split(".")[0]) >= 4
+JS = "js" if GRADIO_4 else "_js"
+"""what an event's part in the browser is called"""
 
 if GRADIO_4:
     import gradio.component_meta
@@ -30,22 +32,9 @@ _REMOTE = re.compile(rb'<(script|link|meta)\b[^>]*"https?://[^>]*?(/>|></script>
 """What the page template loads from the internet; the demo loads nothing."""
 
 
-class _AcceptsOldJs:
-    """An event of gradio 4 that also takes gradio 3's `_js`."""
-
-    def __init__(self, trigger: Callable) -> None:
-        self._trigger = trigger
-
-    def __call__(self, *args: Any, _js: str | None = None, **kwargs: Any) -> Any:
-        return self._trigger(*args, **kwargs, **({"js": _js} if _js is not None else {}))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._trigger, name)
-
-
 def _announced(original: Callable) -> Callable:
-    """An __init__ that tells scripts and callbacks before and after."""
-    from modules import script_callbacks, scripts
+    """An __init__ that tells the tab's scripts before and after."""
+    from modules import scripts
 
     @wraps(original)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
@@ -54,15 +43,10 @@ def _announced(original: Callable) -> Callable:
             return
         self._announced = True
         if scripts.scripts_current is not None:
-            scripts.scripts_current.before_component(self, **kwargs)
-        script_callbacks.call("before_component", self, **kwargs)
+            scripts.scripts_current.component_made("before_component", self, **kwargs)
         original(self, *args, **kwargs)
-        if GRADIO_4:
-            for event in getattr(self, "EVENTS", []):
-                setattr(self, str(event), _AcceptsOldJs(getattr(self, str(event))))
-        script_callbacks.call("after_component", self, **kwargs)
         if scripts.scripts_current is not None:
-            scripts.scripts_current.after_component(self, **kwargs)
+            scripts.scripts_current.component_made("after_component", self, **kwargs)
 
     return __init__
 

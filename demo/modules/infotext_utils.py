@@ -2,15 +2,16 @@
 
 import json
 import re
-import sys
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
-from modules import errors, paths_internal, prompt_parser, script_callbacks, shared
+from modules import errors, paths, shared
 
-sys.modules["modules.generation_parameters_copypaste"] = sys.modules[__name__]  # the name that older extensions use
+from lib_oms.text.prompt import parse_prompt
 
 re_param = re.compile(r'\s*(?P<key>\w[\w \-/]+):\s*(?P<value>"(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 _SIZE = re.compile(r"^(\d+)x(\d+)$")
@@ -20,24 +21,22 @@ _ABSENT = {"RNG": "GPU", "Schedule type": "Automatic", "Schedule max sigma": 0, 
 """What a key that is not there means."""
 
 
-class PasteField(tuple):
-    """(component, target): the infotext key, or a function of all parameters, that fills the component.
+class PasteField(NamedTuple):
+    """A component and the infotext key, or the function of all parameters, that fills it.
 
     `api` is the request's field that it stands for in API calls with "infotext".
     """
 
-    def __new__(cls, component: Any, target: str | Callable, *, api: str | None = None) -> "PasteField":
-        return super().__new__(cls, (component, target))
+    component: Any
+    target: str | Callable[[dict], Any]
+    api: str | None = None
 
-    def __init__(self, component: Any, target: str | Callable, *, api: str | None = None) -> None:
-        super().__init__()
-        self.api = api
-        self.component = component
-        self.label = target if isinstance(target, str) else None
-        self.function = target if callable(target) else None
+    def read(self, params: dict) -> Any:
+        """What infotext says, None where it does not."""
+        return self.target(params) if callable(self.target) else params.get(self.target)
 
 
-paste_fields: dict[str, dict] = {}
+txt2img_fields: list[PasteField] = []
 
 
 def quote(value: Any) -> Any:
@@ -48,12 +47,10 @@ def quote(value: Any) -> Any:
 
 
 def unquote(text: str) -> str:
-    if len(text) == 0 or text[0] != '"' or text[-1] != '"':
-        return text
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    if text.startswith('"') and text.endswith('"'):
+        with suppress(ValueError):
+            return json.loads(text)
+    return text
 
 
 def parse_generation_parameters(x: str) -> dict[str, Any]:
@@ -81,62 +78,44 @@ def parse_generation_parameters(x: str) -> dict[str, Any]:
     result |= {name: "\n".join(lines) for name, lines in texts.items()}
     for key, value in _ABSENT.items():
         result.setdefault(key, value)
-    attention = [piece for text in texts.values() for piece in prompt_parser.parse_prompt_attention("\n".join(text))]
-    if "Emphasis" not in result and any(weight not in (1.0, -1) for _, weight in attention):
+    spans = chain.from_iterable(section for text in texts.values() for section in parse_prompt("\n".join(text)))
+    if "Emphasis" not in result and any(span.weight != 1.0 for span in spans):
         result["Emphasis"] = "Original"
     return result
 
 
-def add_paste_fields(tabname: str, init_img: Any, fields: list, override_settings_component: Any = None) -> None:
-    fields = [f if isinstance(f, PasteField) else PasteField(*f) for f in fields or []]
-    paste_fields[tabname] = {"fields": fields}
+def get_override_settings(params: dict) -> dict[str, Any]:
+    """Every option that the infotext has other than it is set now; not the checkpoint, which a text does not change."""
+    options = shared.opts
+    named = {name: info.infotext for name, info in options.data_labels.items() if info.infotext in params}
+    named.pop("sd_model_checkpoint", None)
+    values = {name: options.cast_value(name, params[key]) for name, key in named.items()}
+    return {name: value for name, value in values.items() if value != getattr(options, name)}
 
 
-def get_override_settings(params: dict) -> list[tuple[str, str, Any]]:
-    """(infotext name, option, value) of every option that the infotext has other than it is set now."""
-    result = []
-    for name, info in shared.opts.data_labels.items():
-        if not info.infotext or params.get(info.infotext) is None:
-            continue
-        if name == "sd_model_checkpoint":  # the host's default: a pasted text does not change the checkpoint
-            continue
-        value = shared.opts.cast_value(name, params[info.infotext])
-        if value != getattr(shared.opts, name, None):
-            result.append((info.infotext, name, value))
-    return result
-
-
-def _component_value(field: PasteField, params: dict) -> Any:
+def _update(field: PasteField, params: dict) -> Any:
     """What one component is given: an update of nothing where the infotext does not say."""
-    if field.function:
-        try:
-            value = field.function(params)
-        except Exception:
-            errors.report(f"Error executing {field.function}", exc_info=True)
-            value = None
-    else:
-        value = params.get(field.label)
-    if value is None or isinstance(value, type(gr.update())):
-        return gr.update() if value is None else value
-    kind = type(field.component.value)
     try:
+        value = field.read(params)
+        if value is None or isinstance(value, type(gr.update())):
+            return value or gr.update()
+        kind = type(field.component.value)
         if kind is bool and value == "False":
             return gr.update(value=False)
         return gr.update(value=float(value) if kind is int else kind(value))
     except Exception:
+        errors.report(f"Error executing {field.target}", exc_info=True)
         return gr.update()
 
 
-def connect_paste(button: Any, fields: list, input_comp: Any) -> None:
-    """Makes `button` paste the text of `input_comp`, or params.txt of the last generation where that is empty."""
+def connect_paste(button: Any, source: Any) -> None:
+    """Makes `button` paste the text of `source`, or params.txt of the last generation where that is empty."""
 
     def paste(text: str) -> list:
-        if not text:
-            last = Path(paths_internal.data_path) / "params.txt"
-            text = last.read_text(encoding="utf8") if last.is_file() else ""
+        last = Path(paths.data_path) / "params.txt"
+        if not text and last.is_file():
+            text = last.read_text(encoding="utf8")
         params = parse_generation_parameters(text)
-        script_callbacks.call("infotext_pasted", text, params)
-        return [_component_value(field, params) for field in fields]
+        return [_update(field, params) for field in txt2img_fields]
 
-    outputs = [component for component, _ in fields]
-    button.click(fn=paste, inputs=[input_comp], outputs=outputs, show_progress=False)
+    button.click(fn=paste, inputs=[source], outputs=[f.component for f in txt2img_fields], show_progress=False)

@@ -1,12 +1,18 @@
-"""Folders under the name that extensions import (host file: modules/paths.py)."""
+"""Folders (host files: modules/paths.py, paths_internal.py). `use` comes before all that writes files."""
 
-from modules import paths_internal
-from modules.paths_internal import extensions_dir, models_path, modules_path, script_path
+from pathlib import Path
 
-__all__ = ["extensions_dir", "models_path", "modules_path", "script_path"]
+script_path = str(Path(__file__).resolve().parents[1])
+"""the host's own folder: demo/"""
+
+repository_path = str(Path(script_path).parent)
+models_path = str(Path(repository_path) / "models")
+data_path = str(Path("outputs").resolve())
+"""where pictures, config.json, ui-config.json and params.txt go"""
 
 
-def __getattr__(name: str) -> str:
-    if name == "data_path":  # set when the host starts, so looked up and not copied
-        return paths_internal.data_path
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def use(data_dir: str) -> None:
+    """Makes `data_dir` the folder everything is written to."""
+    global data_path
+    data_path = str(Path(data_dir).resolve())
+    Path(data_path).mkdir(parents=True, exist_ok=True)

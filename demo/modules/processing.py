@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import launch
 import numpy as np
 import torch
 from modules import (
@@ -14,8 +15,7 @@ from modules import (
     extra_networks,
     images,
     infotext_utils,
-    launch_utils,
-    paths_internal,
+    paths,
     rng,
     scripts,
     sd_models,
@@ -25,6 +25,7 @@ from modules import (
 )
 from modules.shared import cmd_opts, opts, state
 from PIL import Image
+from torch import Tensor
 
 opt_C = 4  # noqa: N816 - the host's name
 opt_f = 8
@@ -38,17 +39,20 @@ def call_hook(p: Any, hook: str, *args: Any, **kwargs: Any) -> None:
 
 @dataclass(repr=False)
 class StableDiffusionProcessing:
-    """A request, and all that becomes of it: `p` in every hook. Defaults of size and steps are the demo's own."""
+    """A request, and all that becomes of it: `p` in every hook. Defaults of size and steps are the demo's own.
+
+    The API takes names, types and defaults of what a request may ask for from here.
+    """
 
     sd_model: Any = None
     outpath_samples: str | None = None
     outpath_grids: str | None = None
-    prompt: str | list[str] = ""
-    negative_prompt: str | list[str] = ""
+    prompt: str = ""
+    negative_prompt: str = ""
     styles: list[str] | None = None
     seed: int = -1
     subseed: int = -1
-    subseed_strength: float = 0
+    subseed_strength: float = 0.0
     seed_resize_from_h: int = -1
     seed_resize_from_w: int = -1
     sampler_name: str | None = None
@@ -68,9 +72,10 @@ class StableDiffusionProcessing:
     override_settings_restore_afterwards: bool = True
     disable_extra_networks: bool = False
 
-    is_hr_pass = is_api = False
+    scripts = script_args = None
+    is_hr_pass = is_api = scripts_are_set_up = False
     iteration = 0
-    user = sampler = rng = c = uc = extra_network_data = sd_model_name = sd_model_hash = None
+    sampler = rng = c = uc = extra_network_data = sd_model_name = sd_model_hash = None
     all_prompts = all_negative_prompts = all_seeds = all_subseeds = main_prompt = main_negative_prompt = None
     prompts = negative_prompts = seeds = subseeds = None
 
@@ -80,35 +85,15 @@ class StableDiffusionProcessing:
         self.styles = self.styles or []
         self.extra_generation_params = self.extra_generation_params or {}
         self.override_settings = self.override_settings or {}
-        self._scripts: scripts.ScriptRunner | None = None
-        self._script_args: Any = ()
-        self._scripts_are_set_up = False
         if cmd_opts.host_style == "forge":
-            self.modified_noise: torch.Tensor | None = None
+            self.modified_noise: Tensor | None = None
 
-    @property
-    def scripts(self) -> "scripts.ScriptRunner | None":
-        return self._scripts
-
-    @scripts.setter
-    def scripts(self, value: "scripts.ScriptRunner | None") -> None:
-        self._scripts = value
-        self._setup_scripts()
-
-    @property
-    def script_args(self) -> Any:
-        return self._script_args
-
-    @script_args.setter
-    def script_args(self, value: Any) -> None:
-        self._script_args = value
-        self._setup_scripts()
-
-    def _setup_scripts(self) -> None:
-        """The setup hook, as soon as both the scripts and their arguments are there."""
-        if self._scripts and self._script_args and not self._scripts_are_set_up:
-            self._scripts_are_set_up = True
-            self._scripts.setup_scrips(self, is_ui=not self.is_api)
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Runs the setup hook as soon as both the scripts and their arguments are there."""
+        super().__setattr__(name, value)
+        if name in ("scripts", "script_args") and self.scripts and self.script_args and not self.scripts_are_set_up:
+            self.scripts_are_set_up = True
+            self.scripts.setup(self)
 
     def comment(self, text: str) -> None:
         """Shows a line below the picture in the browser; API clients do not get it."""
@@ -121,26 +106,11 @@ class StableDiffusionProcessing:
         """Called once, after the hook `process` and before the first batch; for kinds of processing to fill in."""
 
     def setup_prompts(self) -> None:
-        if isinstance(self.prompt, list):
-            self.all_prompts = self.prompt
-        elif isinstance(self.negative_prompt, list):
-            self.all_prompts = [self.prompt] * len(self.negative_prompt)
-        else:
-            self.all_prompts = [self.prompt] * (self.batch_size * self.n_iter)
-        negative = self.negative_prompt
-        self.all_negative_prompts = negative if isinstance(negative, list) else [negative] * len(self.all_prompts)
-        if len(self.all_prompts) != len(self.all_negative_prompts):
-            raise RuntimeError(
-                f"Received a different number of prompts ({len(self.all_prompts)}) "
-                f"and negative prompts ({len(self.all_negative_prompts)})"
-            )
-        styles = shared.prompt_styles
-        self.all_prompts = [styles.apply_styles_to_prompt(prompt, self.styles) for prompt in self.all_prompts]
-        self.all_negative_prompts = [
-            styles.apply_negative_styles_to_prompt(prompt, self.styles) for prompt in self.all_negative_prompts
-        ]
-        self.main_prompt = self.all_prompts[0]
-        self.main_negative_prompt = self.all_negative_prompts[0]
+        count, styles = self.batch_size * self.n_iter, shared.prompt_styles
+        self.main_prompt = styles.apply_styles_to_prompt(self.prompt, self.styles)
+        self.main_negative_prompt = styles.apply_negative_styles_to_prompt(self.negative_prompt, self.styles)
+        self.all_prompts = [self.main_prompt] * count
+        self.all_negative_prompts = [self.main_negative_prompt] * count
 
     def parse_extra_network_prompts(self) -> None:
         self.prompts, self.extra_network_data = extra_networks.parse_prompts(self.prompts)
@@ -149,9 +119,11 @@ class StableDiffusionProcessing:
         self.uc = self.sd_model.get_learned_conditioning(self.negative_prompts)
         self.c = self.sd_model.get_learned_conditioning(self.prompts)
 
-    def _noise(self, noise: torch.Tensor) -> torch.Tensor:
-        """What an extension has put in p.modified_noise, in the hosts that have it."""
-        if getattr(self, "modified_noise", None) is not None and cmd_opts.host_style == "forge":
+    def start(self, x: Tensor, noise: Tensor, calls: int = 1) -> Tensor:
+        """The noise to start from, when the hook has seen it: changed in place, or another one in p.modified_noise."""
+        for _ in range(calls):
+            call_hook(self, "process_before_every_sampling", x=x, noise=noise, c=self.c, uc=self.uc)
+        if cmd_opts.host_style == "forge" and self.modified_noise is not None:
             noise, self.modified_noise = self.modified_noise, None
         return noise
 
@@ -163,18 +135,15 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
     enable_hr: bool = False
     hr_scale: float = 2.0
 
-    def sample(
-        self, conditioning: Any, unconditional_conditioning: Any, seeds: list[int], subseeds: list[int],
-        subseed_strength: float, prompts: list[str],
-    ) -> torch.Tensor:
+    def sample(self, conditioning: Any, unconditional_conditioning: Any, **of_batch: Any) -> Tensor:
         """Latents [B, 4, h, w] of this batch's pictures."""
         self.sampler = sd_samplers.create_sampler(self.sampler_name, self.sd_model)
         x = self.rng.next()
-        call_hook(self, "process_before_every_sampling", x=x, noise=x, c=self.c, uc=self.uc)
-        samples = self.sampler.sample(self, self._noise(x), conditioning, unconditional_conditioning)
+        noise = self.start(x, x)  # before the sampler's method is looked up: the hook may put another in its place
+        samples = self.sampler.sample(self, noise, conditioning, unconditional_conditioning)
         return self._sample_hr_pass(samples) if self.enable_hr else samples
 
-    def _sample_hr_pass(self, samples: torch.Tensor) -> torch.Tensor:
+    def _sample_hr_pass(self, samples: Tensor) -> Tensor:
         """Hires. fix with the upscaler "Latent"."""
         self.extra_generation_params["Hires upscale"] = self.hr_scale
         if self.denoising_strength is None:
@@ -183,12 +152,10 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         size = [int(n * self.hr_scale) for n in samples.shape[2:]]
         samples = torch.nn.functional.interpolate(samples, size=size, mode="bilinear")
         self.rng = rng.ImageRNG(samples.shape[1:], self.seeds, self.subseeds, self.subseed_strength)
-        noise = self.rng.next()
         self.sampler = sd_samplers.create_sampler(self.sampler_name, self.sd_model)
         call_hook(self, "before_hr")
-        for _ in range(2 if cmd_opts.host_style == "forge" else 1):  # Forge does call it twice
-            call_hook(self, "process_before_every_sampling", x=samples, noise=noise, c=self.c, uc=self.uc)
-        samples = self.sampler.sample_img2img(self, samples, self._noise(noise), self.c, self.uc)
+        noise = self.start(samples, self.rng.next(), calls=2 if cmd_opts.host_style == "forge" else 1)  # Forge's way
+        samples = self.sampler.sample_img2img(self, samples, noise, self.c, self.uc)
         self.is_hr_pass = False
         return samples
 
@@ -209,29 +176,24 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
 
     def init(self, all_prompts: list[str], all_seeds: list[int], all_subseeds: list[int]) -> None:
         self.extra_generation_params["Denoising strength"] = self.denoising_strength
-        picture = self._pixels(self.init_images[0].convert("RGB")).permute(2, 0, 1)[None]
-        latent = sd_samplers_common.images_tensor_to_samples(picture, 0, self.sd_model)
+        picture = self.init_images[0].convert("RGB").resize((self.width, self.height))
+        latent = sd_samplers_common.images_tensor_to_samples(_pixels(picture).permute(2, 0, 1)[None], 0, self.sd_model)
         self.init_latent = latent.repeat(self.batch_size, 1, 1, 1)
         if self.image_mask is not None:
-            mask = self._pixels(self.image_mask.convert("L").resize(latent.shape[:1:-1]), resize=False)
-            self.mask = 1 - mask.round()
+            self.mask = 1 - _pixels(self.image_mask.convert("L").resize(latent.shape[:1:-1])).round()
 
-    def _pixels(self, picture: Image.Image, resize: bool = True) -> torch.Tensor:
-        """[H, W, ...] in 0..1."""
-        picture = picture.resize((self.width, self.height)) if resize else picture
-        return torch.from_numpy(np.array(picture, dtype=np.float32) / 255)
-
-    def sample(
-        self, conditioning: Any, unconditional_conditioning: Any, seeds: list[int], subseeds: list[int],
-        subseed_strength: float, prompts: list[str],
-    ) -> torch.Tensor:
+    def sample(self, conditioning: Any, unconditional_conditioning: Any, **of_batch: Any) -> Tensor:
         self.sampler = sd_samplers.create_sampler(self.sampler_name, self.sd_model)
-        x = self.rng.next() * self.initial_noise_multiplier
-        call_hook(self, "process_before_every_sampling", x=self.init_latent, noise=x, c=self.c, uc=self.uc)
+        noise = self.start(self.init_latent, self.rng.next() * self.initial_noise_multiplier)
         samples = self.sampler.sample_img2img(
-            self, self.init_latent, self._noise(x), conditioning, unconditional_conditioning
+            self, self.init_latent, noise, conditioning, unconditional_conditioning
         )
         return samples if self.mask is None else samples * (1 - self.mask) + self.init_latent * self.mask
+
+
+def _pixels(picture: Image.Image) -> Tensor:
+    """[H, W, ...] in 0..1."""
+    return torch.from_numpy(np.array(picture, dtype=np.float32) / 255)
 
 
 _OF_P = (
@@ -239,8 +201,7 @@ _OF_P = (
     "sampler_name", "cfg_scale", "steps", "batch_size", "sd_model_name", "sd_model_hash", "seed_resize_from_w",
     "seed_resize_from_h", "denoising_strength", "extra_generation_params", "styles",
 )
-"""What a generation's result takes from p, and what the API's "info" has besides."""
-_OWN = ("prompt", "negative_prompt", "seed", "subseed", "index_of_first_image", "infotexts", "job_timestamp", "version")
+"""What a generation's result takes from p."""
 
 
 class Processed:
@@ -262,11 +223,12 @@ class Processed:
         self.seed, self.subseed = seed, subseed
         self.index_of_first_image = index_of_first_image
         self.job_timestamp = state.job_timestamp
-        self.version = launch_utils.git_tag()
+        self.version = launch.git_tag()
 
     def js(self) -> str:
         """Everything as JSON; a callable among extra_generation_params becomes null, as in the host."""
-        return json.dumps({name: getattr(self, name) for name in (*_OF_P, *_OWN)}, default=lambda o: None)
+        facts = {name: value for name, value in vars(self).items() if name not in ("images", "info", "comments")}
+        return json.dumps(facts, default=lambda o: None)
 
     def infotext(self, p: StableDiffusionProcessing, index: int) -> str:
         return create_infotext(
@@ -313,18 +275,18 @@ def create_infotext(
         "Sampler": p.sampler_name,
         "Schedule type": p.scheduler,
         "CFG scale": p.cfg_scale,
-        "Seed": p.all_seeds[0] if use_main_prompt else all_seeds[index],
+        "Seed": all_seeds[index],
         "Size": f"{p.width}x{p.height}",
         "Model hash": p.sd_model_hash,
         "Model": p.sd_model_name,
-        "Variation seed": (p.all_subseeds[0] if use_main_prompt else all_subseeds[index]) if varied else None,
+        "Variation seed": all_subseeds[index] if varied else None,
         "Variation seed strength": p.subseed_strength if varied else None,
         "Denoising strength": p.denoising_strength if getattr(p, "enable_hr", False) else None,
         "Seed resize from": f"{p.seed_resize_from_w}x{p.seed_resize_from_h}" if resized else None,
         "ENSD": opts.eta_noise_seed_delta or None,
         "RNG": opts.randn_source if opts.randn_source != "GPU" else None,
         **p.extra_generation_params,
-        "Version": launch_utils.git_tag(),
+        "Version": launch.git_tag(),
     }
     for key, value in generation_params.items():
         try:
@@ -375,8 +337,7 @@ def process_images_inner(p: StableDiffusionProcessing) -> Processed:
     p.all_subseeds = [subseed + i for i in range(count)]
     call_hook(p, "process")
 
-    infotexts: list[str] = []
-    output_images: list[Image.Image] = []
+    made: list[tuple[Image.Image, str]] = []
     try:
         # Forge samples in inference mode, which tensors that an extension keeps will remember
         no_grad = torch.inference_mode() if cmd_opts.host_style == "forge" else torch.no_grad()
@@ -388,19 +349,15 @@ def process_images_inner(p: StableDiffusionProcessing) -> Processed:
                 if state.interrupted or state.stopping_generation:
                     break
                 state.skipped = False
-                for image, text in _process_batch(p, n):
-                    infotexts.append(text)
-                    output_images.append(image)
+                made += _process_batch(p, n)
     finally:
-        if not p.disable_extra_networks and p.extra_network_data:
-            extra_networks.deactivate(p, p.extra_network_data)
+        extra_networks.deactivate()
 
-    if not infotexts:
-        infotexts.append(Processed(p, []).infotext(p, 0))
-    index_of_first_image = _add_grid(p, output_images, infotexts)
+    shown = [*_grid(p, [image for image, _ in made]), *made]
+    infotexts = [text for _, text in shown] or [Processed(p, []).infotext(p, 0)]
     result = Processed(
-        p, output_images, seed=p.all_seeds[0], info=infotexts[0], subseed=p.all_subseeds[0],
-        index_of_first_image=index_of_first_image, infotexts=infotexts,
+        p, [image for image, _ in shown], seed=p.all_seeds[0], info=infotexts[0], subseed=p.all_subseeds[0],
+        index_of_first_image=len(shown) - len(made), infotexts=infotexts,
     )
     call_hook(p, "postprocess", result)
     return result
@@ -429,11 +386,14 @@ def _process_batch(p: StableDiffusionProcessing, n: int) -> list[tuple[Image.Ima
     p.setup_conds()
     if n == 0:  # before sampling: what the sampling hook adds to infotext is not in params.txt
         text = Processed(p, []).infotext(p, 0)
-        (Path(paths_internal.data_path) / "params.txt").write_text(text, encoding="utf8")
+        (Path(paths.data_path) / "params.txt").write_text(text, encoding="utf8")
     if p.n_iter > 1:
         state.job = f"Batch {n + 1} out of {p.n_iter}"
 
-    samples = p.sample(p.c, p.uc, p.seeds, p.subseeds, p.subseed_strength, p.prompts)
+    samples = p.sample(
+        conditioning=p.c, unconditional_conditioning=p.uc, seeds=p.seeds, subseeds=p.subseeds,
+        subseed_strength=p.subseed_strength, prompts=p.prompts,
+    )
     ps = scripts.PostSampleArgs(samples)
     call_hook(p, "post_sample", ps)
     samples = ps.samples
@@ -444,13 +404,13 @@ def _process_batch(p: StableDiffusionProcessing, n: int) -> list[tuple[Image.Ima
     state.nextjob()
 
     batch_list = scripts.PostprocessBatchListArgs(list(pictures))
-    call_hook(p, "postprocess_batch", pictures, batch_number=n)
+    call_hook(p, "postprocess_batch", images=pictures, batch_number=n)
     p.prompts, p.negative_prompts = p.all_prompts[part], p.all_negative_prompts[part]
     call_hook(p, "postprocess_batch_list", batch_list, batch_number=n)
     return [_finish_picture(p, i, tensor) for i, tensor in enumerate(batch_list.images)]
 
 
-def _finish_picture(p: StableDiffusionProcessing, i: int, tensor: torch.Tensor) -> tuple[Image.Image, str]:
+def _finish_picture(p: StableDiffusionProcessing, i: int, tensor: Tensor) -> tuple[Image.Image, str]:
     """The i-th picture of the batch, through the last hooks, saved, with its infotext."""
     p.batch_index = i
     image = Image.fromarray((255.0 * tensor.permute(1, 2, 0).numpy()).astype(np.uint8))
@@ -458,31 +418,24 @@ def _finish_picture(p: StableDiffusionProcessing, i: int, tensor: torch.Tensor) 
         pp = scripts.PostprocessImageArgs(image)
         call_hook(p, hook, pp)
         image = pp.image
-    text = create_infotext(
-        p, p.prompts, p.seeds, p.subseeds, index=i, all_negative_prompts=p.negative_prompts
-    )
+    text = create_infotext(p, p.prompts, p.seeds, p.subseeds, index=i, all_negative_prompts=p.negative_prompts)
     if opts.enable_pnginfo:
         image.info["parameters"] = text
     if opts.samples_save and not p.do_not_save_samples:
         folder = p.outpath_samples or opts.outdir_txt2img_samples
-        images.save_image(image, folder, "", p.seeds[i], p.prompts[i], info=text, p=p)
+        images.save_image(image, folder, "", p.seeds[i], info=text)
     return image, text
 
 
-def _add_grid(p: StableDiffusionProcessing, pictures: list[Image.Image], infotexts: list[str]) -> int:
-    """Puts a grid before the pictures where one is wanted; the index of the first picture proper."""
+def _grid(p: StableDiffusionProcessing, pictures: list[Image.Image]) -> list[tuple[Image.Image, str]]:
+    """All pictures on one, saved, with its infotext: where one is wanted, and empty where none is to be shown."""
     wanted = (opts.return_grid or opts.grid_save) and not p.do_not_save_grid
     if not wanted or not pictures or (len(pictures) < 2 and opts.grid_only_if_multiple):
-        return 0
-    grid = images.image_grid(pictures, p.batch_size)
+        return []
+    grid = images.image_grid(pictures)
     text = create_infotext(p, p.all_prompts, p.all_seeds, p.all_subseeds, use_main_prompt=True)
     if opts.enable_pnginfo:
         grid.info["parameters"] = text
     if opts.grid_save:
-        folder = p.outpath_grids or opts.outdir_txt2img_grids
-        images.save_image(grid, folder, "grid", p.all_seeds[0], p.all_prompts[0], info=text, p=p, grid=True)
-    if not opts.return_grid:
-        return 0
-    pictures.insert(0, grid)
-    infotexts.insert(0, text)
-    return 1
+        images.save_image(grid, p.outpath_grids or opts.outdir_txt2img_grids, "grid", p.all_seeds[0], info=text)
+    return [(grid, text)] if opts.return_grid else []

@@ -2,18 +2,14 @@
 
 import torch
 from modules import shared
+from torch import Tensor
 
 
 def create_generator(seed: int) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(int(seed))
 
 
-def randn(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
-    """The first noise of `seed`."""
-    return torch.randn(shape, generator=create_generator(seed))
-
-
-def slerp(val: float, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+def slerp(val: float, low: Tensor, high: Tensor) -> Tensor:
     """Spherical interpolation from `low` (val 0) to `high` (val 1), [C, H, W], angles taken along columns.
 
     Where the two nearly coincide the host interpolates linearly with the ends exchanged; so does this.
@@ -34,24 +30,20 @@ class ImageRNG:
     """
 
     def __init__(
-        self,
-        shape: tuple[int, int, int],
-        seeds: list[int],
-        subseeds: list[int] | None = None,
-        subseed_strength: float = 0.0,
-        seed_resize_from_h: int = 0,
-        seed_resize_from_w: int = 0,
+        self, shape: tuple[int, int, int], seeds: list[int], subseeds: list[int] | None = None,
+        subseed_strength: float = 0.0, seed_resize_from_h: int = 0, seed_resize_from_w: int = 0,
     ) -> None:
         self.shape = tuple(int(n) for n in shape)
         self.seeds = seeds
-        self.subseeds = subseeds
+        self.subseeds = subseeds if subseed_strength != 0 else None
         self.subseed_strength = subseed_strength
-        self.seed_resize_from_h = seed_resize_from_h
-        self.seed_resize_from_w = seed_resize_from_w
+        resized = seed_resize_from_h > 0 and seed_resize_from_w > 0
+        small = (self.shape[0], int(seed_resize_from_h) // 8, int(seed_resize_from_w) // 8)
+        self.drawn_shape = small if resized else self.shape
         self.generators = [create_generator(seed) for seed in seeds]
         self.is_first = True
 
-    def next(self) -> torch.Tensor:
+    def next(self) -> Tensor:
         if not self.is_first:
             return torch.stack([torch.randn(self.shape, generator=g) for g in self.generators])
         self.is_first = False
@@ -61,24 +53,18 @@ class ImageRNG:
             self.generators = [create_generator(seed + delta) for seed in self.seeds]
         return noise
 
-    def _first(self, i: int) -> torch.Tensor:
-        resized = self.seed_resize_from_h > 0 and self.seed_resize_from_w > 0
-        small = (self.shape[0], int(self.seed_resize_from_h) // 8, int(self.seed_resize_from_w) // 8)
-        drawn_shape = small if resized else self.shape
-        other_size = drawn_shape != self.shape
-        if other_size:
-            noise = randn(self.seeds[i], drawn_shape)
-        else:
-            noise = torch.randn(self.shape, generator=self.generators[i])
-        if self.subseeds is not None and self.subseed_strength != 0:
-            subseed = self.subseeds[i] if i < len(self.subseeds) else 0
-            noise = slerp(self.subseed_strength, noise, randn(subseed, drawn_shape))
-        if other_size:
-            noise = _paste_centred(torch.randn(self.shape, generator=self.generators[i]), noise)
-        return noise
+    def _first(self, i: int) -> Tensor:
+        noise = torch.randn(self.shape, generator=self.generators[i])
+        drawn = noise
+        if self.drawn_shape != self.shape:
+            drawn = torch.randn(self.drawn_shape, generator=create_generator(self.seeds[i]))
+        if self.subseeds is not None:
+            other = torch.randn(self.drawn_shape, generator=create_generator(self.subseeds[i]))
+            drawn = slerp(self.subseed_strength, drawn, other)
+        return drawn if self.drawn_shape == self.shape else _paste_centred(noise, drawn)
 
 
-def _paste_centred(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+def _paste_centred(target: Tensor, source: Tensor) -> Tensor:
     """`target` [C, H, W] with the middle of `source` [C, h, w] in its middle, cut where it does not fit."""
     to, of = [slice(None)], [slice(None)]
     for size, inner in zip(target.shape[1:], source.shape[1:], strict=True):

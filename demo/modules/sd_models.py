@@ -3,16 +3,17 @@
 import hashlib
 import json
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from modules import devices, prompt_parser, script_callbacks, shared
+from modules import devices, prompt_parser, shared
 from modules.shared_cmd_options import cmd_opts
 from safetensors import safe_open
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 EMBEDDED, SECOND = "embedded", "embedded-second"
@@ -25,23 +26,11 @@ class CheckpointInfo:
     name: str
     filename: str
     sha256: str
-    metadata: dict = field(default_factory=dict)
 
-    @property
-    def shorthash(self) -> str:
-        return self.sha256[:10]
-
-    hash = shorthash
-
-    @property
-    def title(self) -> str:
-        return f"{self.name} [{self.shorthash}]"
-
-    @property
-    def name_for_extra(self) -> str:
-        return self.name
-
-    model_name = name_for_extra
+    def __post_init__(self) -> None:
+        self.name_for_extra = self.model_name = self.name
+        self.shorthash = self.hash = self.sha256[:10]
+        self.title = f"{self.name} [{self.shorthash}]"
 
 
 checkpoints_list: dict[str, CheckpointInfo] = {}
@@ -97,11 +86,6 @@ def load_part(cls: Any, folder: Path) -> Any:
     return part.float().eval()
 
 
-def _family(info: CheckpointInfo) -> str:
-    with safe_open(info.filename, "pt") as file:
-        return (file.metadata() or {}).get("demo.family", "")
-
-
 class DemoModel:
     """The loaded checkpoint, with the attributes of the host's that extensions read.
 
@@ -109,10 +93,7 @@ class DemoModel:
     whose file says in its metadata `demo.family`: "sd1", "sd2" or "sdxl" is taken for one of that family.
     """
 
-    is_sd3 = is_ssd = is_sdxl_inpaint = False
     latent_channels = 4
-    parameterization = "eps"
-    cond_stage_key = "txt"
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -122,13 +103,8 @@ class DemoModel:
         scheduler = DDIMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
         self.alphas_cumprod = scheduler.alphas_cumprod.float()
         self.device, self.dtype = devices.device, devices.dtype
-        self.sd_checkpoint_info: CheckpointInfo | None = None
         self._unets: dict[str, UNet2DConditionModel] = {}
         self.model = SimpleNamespace(diffusion_model=None, conditioning_key="crossattn")
-
-    @property
-    def sd_model_hash(self) -> str | None:
-        return self.sd_checkpoint_info.shorthash if self.sd_checkpoint_info else None
 
     @property
     def unet(self) -> UNet2DConditionModel:
@@ -139,71 +115,64 @@ class DemoModel:
         if info.name not in self._unets:
             self._unets[info.name] = load_part(UNet2DConditionModel, Path(info.filename).parent)
         self.model.diffusion_model = self._unets[info.name]
-        self.sd_checkpoint_info = info
-        family = _family(info)
+        self.sd_checkpoint_info, self.sd_model_hash = info, info.shorthash
+        with safe_open(info.filename, "pt") as file:
+            family = (file.metadata() or {}).get("demo.family", "")
         self.is_sd1, self.is_sd2, self.is_sdxl = (family == name for name in ("sd1", "sd2", "sdxl"))
         self.oms_latents = None if family else "oms-demo"
         shared.opts.data["sd_model_checkpoint"] = info.title
 
     @torch.no_grad()
-    def apply_model(self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+    def apply_model(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """The predicted noise for x in variance-preserving form: x [B, 4, h, w], t [B], cond [B, 77k, D].
 
         In the dtype of x: half noise makes sampling half, as in the host, though the UNet computes in float32.
         """
         return self.unet(x.to(self.dtype), t, encoder_hidden_states=cond).sample.to(x.dtype)
 
-    def get_learned_conditioning(self, prompts: list[str]) -> torch.Tensor:
+    def get_learned_conditioning(self, prompts: list[str]) -> Tensor:
         return prompt_parser.get_learned_conditioning(self, list(prompts))
 
     @torch.no_grad()
-    def decode_first_stage(self, z: torch.Tensor) -> torch.Tensor:
+    def decode_first_stage(self, z: Tensor) -> Tensor:
         """Pictures [B, 3, 8h, 8w] in -1..1 of scaled latents [B, 4, h, w]."""
         return self.first_stage_model.decode(z.to(self.dtype) / self.first_stage_model.config.scaling_factor).sample
 
     @torch.no_grad()
-    def encode_first_stage(self, x: torch.Tensor) -> torch.Tensor:
+    def encode_first_stage(self, x: Tensor) -> Tensor:
         """Scaled latents [B, 4, h, w] of pictures [B, 3, 8h, 8w] in -1..1: the mean, no noise."""
         return self.first_stage_model.encode(x).latent_dist.mode() * self.first_stage_model.config.scaling_factor
 
 
-class SdModelData:
-    """Holds the one loaded model; `get_sd_model` loads it when it is first asked for."""
-
-    def __init__(self) -> None:
-        self.sd_model: DemoModel | None = None
-        self._lock = threading.RLock()
-
-    def get_sd_model(self) -> DemoModel:
-        with self._lock:
-            if self.sd_model is None or self.sd_model.folder != model_folder():
-                self._load()
-        assert self.sd_model is not None
-        return self.sd_model
-
-    def _load(self) -> None:
-        index = model_folder() / "model_index.json"
-        if not index.is_file():
-            raise FileNotFoundError(f"{model_folder()} is no diffusers folder: it has no model_index.json.")
-        kind = json.loads(index.read_text(encoding="utf8")).get("_class_name")
-        if kind != "StableDiffusionPipeline":
-            raise ValueError(f"{index} is of a {kind}; the demo runs a StableDiffusionPipeline only.")
-        if not checkpoints_list:
-            list_models()
-        model = DemoModel(model_folder())
-        model.use_checkpoint(select_checkpoint())
-        self.sd_model = model
-        script_callbacks.call("model_loaded", model)
+model_data = SimpleNamespace(sd_model=None)
+"""the loaded model, for those who would not load it"""
+_lock = threading.RLock()
 
 
-model_data = SdModelData()
+def get_sd_model() -> DemoModel:
+    """The loaded model; loads it when it is first asked for."""
+    with _lock:
+        if model_data.sd_model is None or model_data.sd_model.folder != model_folder():
+            model_data.sd_model = _load()
+        return model_data.sd_model
+
+
+def _load() -> DemoModel:
+    index = model_folder() / "model_index.json"
+    if not index.is_file():
+        raise FileNotFoundError(f"{model_folder()} is no diffusers folder: it has no model_index.json.")
+    kind = json.loads(index.read_text(encoding="utf8")).get("_class_name")
+    if kind != "StableDiffusionPipeline":
+        raise ValueError(f"{index} is of a {kind}; the demo runs a StableDiffusionPipeline only.")
+    model = DemoModel(model_folder())
+    model.use_checkpoint(select_checkpoint())
+    return model
 
 
 def reload_model_weights(sd_model: DemoModel | None = None, info: CheckpointInfo | None = None) -> DemoModel:
     """Makes the chosen checkpoint (`info`, or the option's) the loaded one."""
-    model = model_data.get_sd_model()
+    model = get_sd_model()
     wanted = info or select_checkpoint()
     if model.sd_checkpoint_info is not wanted:
         model.use_checkpoint(wanted)
-        script_callbacks.call("model_loaded", model)
     return model

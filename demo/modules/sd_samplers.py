@@ -3,9 +3,7 @@
 from typing import Any
 
 from modules import sd_samplers_kdiffusion, sd_samplers_timesteps, sd_schedulers
-from modules.sd_samplers_common import Sampler, SamplerData, sample_to_image
-
-__all__ = ["all_samplers", "create_sampler", "find_sampler_config", "get_sampler_and_scheduler", "sample_to_image"]
+from modules.sd_samplers_common import Sampler, SamplerData
 
 all_samplers: list[SamplerData] = [
     *sd_samplers_kdiffusion.samplers_data_k_diffusion,
@@ -13,16 +11,10 @@ all_samplers: list[SamplerData] = [
     *sd_samplers_kdiffusion.samplers_data_lcm,
 ]
 all_samplers_map = {x.name: x for x in all_samplers}
-samplers = all_samplers
-samplers_map = {alias.lower(): x.name for x in all_samplers for alias in [x.name, *x.aliases]}
-
-
-def find_sampler_config(name: str | None) -> SamplerData | None:
-    return all_samplers[0] if name is None else all_samplers_map.get(name)
 
 
 def create_sampler(name: str | None, model: Any) -> Sampler:
-    config = find_sampler_config(name)
+    config = all_samplers[0] if name is None else all_samplers_map.get(name)
     assert config is not None, f"bad sampler name: {name}"
     sampler = config.constructor(model)
     sampler.config = config

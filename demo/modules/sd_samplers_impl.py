@@ -10,14 +10,15 @@ from itertools import pairwise
 
 import torch
 from diffusers import UniPCMultistepScheduler
+from torch import Tensor
 
-Model = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-Noise = Callable[[], torch.Tensor]
-Report = Callable[[int, torch.Tensor], None]
+Model = Callable[[Tensor, Tensor], Tensor]
+Noise = Callable[[], Tensor]
+Report = Callable[[int, Tensor], None]
 """called after each step with its index and the denoised latent, for progress and preview"""
 
 
-def euler(model: Model, x: torch.Tensor, sigmas: torch.Tensor, noise: Noise, report: Report) -> torch.Tensor:
+def euler(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, report: Report) -> Tensor:
     """Euler's method on the probability flow ODE. Karras et al. 2022, algorithm 1 without its correction."""
     for i, (sigma, after) in enumerate(pairwise(sigmas)):
         denoised = model(x, sigma)
@@ -26,9 +27,7 @@ def euler(model: Model, x: torch.Tensor, sigmas: torch.Tensor, noise: Noise, rep
     return x
 
 
-def euler_ancestral(
-    model: Model, x: torch.Tensor, sigmas: torch.Tensor, noise: Noise, report: Report, eta: float = 1.0
-) -> torch.Tensor:
+def euler_ancestral(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, report: Report, eta: float = 1.0) -> Tensor:
     """Euler to a lower level than asked, and fresh noise up to the level asked."""
     for i, (sigma, after) in enumerate(pairwise(sigmas)):
         denoised = model(x, sigma)
@@ -41,7 +40,7 @@ def euler_ancestral(
     return x
 
 
-def heun(model: Model, x: torch.Tensor, sigmas: torch.Tensor, noise: Noise, report: Report) -> torch.Tensor:
+def heun(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, report: Report) -> Tensor:
     """Karras et al. 2022, algorithm 1."""
     for i, (sigma, after) in enumerate(pairwise(sigmas)):
         denoised = model(x, sigma)
@@ -54,7 +53,7 @@ def heun(model: Model, x: torch.Tensor, sigmas: torch.Tensor, noise: Noise, repo
     return x
 
 
-def dpmpp_2m(model: Model, x: torch.Tensor, sigmas: torch.Tensor, noise: Noise, report: Report) -> torch.Tensor:
+def dpmpp_2m(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, report: Report) -> Tensor:
     """DPM-Solver++(2M), Lu et al. 2022, algorithm 2."""
     previous, h_previous = None, None
     for i, (sigma, after) in enumerate(pairwise(sigmas)):
@@ -69,7 +68,7 @@ def dpmpp_2m(model: Model, x: torch.Tensor, sigmas: torch.Tensor, noise: Noise, 
     return x
 
 
-def lcm(model: Model, x: torch.Tensor, sigmas: torch.Tensor, noise: Noise, report: Report) -> torch.Tensor:
+def lcm(model: Model, x: Tensor, sigmas: Tensor, noise: Noise, report: Report) -> Tensor:
     """Multistep consistency sampling. Luo et al. 2023, algorithm 3."""
     for i, (sigma, after) in enumerate(pairwise(sigmas)):
         x = denoised = model(x, sigma)
@@ -80,14 +79,13 @@ def lcm(model: Model, x: torch.Tensor, sigmas: torch.Tensor, noise: Noise, repor
 
 
 def ddim(
-    model: Model, x: torch.Tensor, timesteps: torch.Tensor, alphas_cumprod: torch.Tensor, noise: Noise,
-    report: Report, eta: float = 0.0,
-) -> torch.Tensor:
+    model: Model, x: Tensor, timesteps: Tensor, alphas_cumprod: Tensor, noise: Noise, report: Report, eta: float = 0.0
+) -> Tensor:
     """Song et al. 2021, equation 12. `timesteps` ascend; the steps lead from each to the one before it."""
     for i, (t, before) in enumerate(_downwards(timesteps)):
         a, a_before = alphas_cumprod[t], alphas_cumprod[before]
         e = model(x, t)
-        x0 = (x - (1 - a).sqrt() * e) / a.sqrt()
+        x0 = x0_of(x, e, a)
         sigma = eta * ((1 - a_before) / (1 - a) * (1 - a / a_before)).sqrt()
         x = a_before.sqrt() * x0 + (1 - a_before - sigma**2).sqrt() * e
         x = x + sigma * noise() if sigma > 0 else x
@@ -95,18 +93,14 @@ def ddim(
     return x
 
 
-def plms(
-    model: Model, x: torch.Tensor, timesteps: torch.Tensor, alphas_cumprod: torch.Tensor, noise: Noise, report: Report
-) -> torch.Tensor:
+def plms(model: Model, x: Tensor, timesteps: Tensor, alphas_cumprod: Tensor, noise: Noise, report: Report) -> Tensor:
     """Liu et al. 2022, pseudo linear multistep (equation 12), begun with one pseudo improved Euler step."""
-    history: list[torch.Tensor] = []
+    history: list[Tensor] = []
     weights = {1: (1.0,), 2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 / 24, -59 / 24, 37 / 24, -9 / 24)}
 
-    def transfer(
-        x: torch.Tensor, e: torch.Tensor, t: torch.Tensor, before: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        a, a_before = alphas_cumprod[t], alphas_cumprod[before]
-        x0 = (x - (1 - a).sqrt() * e) / a.sqrt()
+    def transfer(x: Tensor, e: Tensor, t: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        a_before = alphas_cumprod[before]
+        x0 = x0_of(x, e, alphas_cumprod[t])
         return a_before.sqrt() * x0 + (1 - a_before).sqrt() * e, x0
 
     for i, (t, before) in enumerate(_downwards(timesteps)):
@@ -120,9 +114,7 @@ def plms(
     return x
 
 
-def unipc(
-    model: Model, x: torch.Tensor, timesteps: torch.Tensor, alphas_cumprod: torch.Tensor, noise: Noise, report: Report
-) -> torch.Tensor:
+def unipc(model: Model, x: Tensor, timesteps: Tensor, alphas_cumprod: Tensor, noise: Noise, report: Report) -> Tensor:
     """UniPC, Zhao et al. 2023, from diffusers. As the host's it starts at t = 999 whatever `timesteps` says."""
     n = len(timesteps)
     scheduler = UniPCMultistepScheduler(
@@ -145,5 +137,10 @@ def unipc(
     return x
 
 
-def _downwards(timesteps: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def x0_of(x: Tensor, e: Tensor, a: Tensor) -> Tensor:
+    """The picture in x [B, 4, h, w] without the predicted noise e, at the cumulative alpha a."""
+    return (x - (1 - a).sqrt() * e) / a.sqrt()
+
+
+def _downwards(timesteps: Tensor) -> list[tuple[Tensor, Tensor]]:
     return list(pairwise(timesteps.flip(0)))

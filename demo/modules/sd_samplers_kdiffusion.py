@@ -1,14 +1,16 @@
 """Samplers in noise levels (host files: modules/sd_samplers_kdiffusion.py, sd_samplers_lcm.py)."""
 
+from functools import partial
 from typing import Any
 
 import torch
 from modules import sd_samplers_impl, sd_schedulers
-from modules.sd_samplers_common import Sampler, SamplerData, setup_img2img_steps
+from modules.sd_samplers_common import Sampler, SamplerData
 from modules.shared import opts
+from torch import Tensor
 
 
-def _per_item(level: torch.Tensor) -> torch.Tensor:
+def _per_item(level: Tensor) -> Tensor:
     return level.reshape(-1, 1, 1, 1)
 
 
@@ -19,13 +21,13 @@ class CompVisDenoiser:
         self.inner_model = model
         self.use_alphas(model.alphas_cumprod)
 
-    def use_alphas(self, alphas_cumprod: torch.Tensor) -> None:
+    def use_alphas(self, alphas_cumprod: Tensor) -> None:
         """`sigmas` ascend; sigmas[-1] is where nearly every schedule starts."""
         self.sigmas = ((1 - alphas_cumprod) / alphas_cumprod) ** 0.5
         self.log_sigmas = self.sigmas.log()
         self.sigma_min, self.sigma_max = self.sigmas[0], self.sigmas[-1]
 
-    def sigma_to_t(self, sigma: torch.Tensor) -> torch.Tensor:
+    def sigma_to_t(self, sigma: Tensor) -> Tensor:
         """Timesteps of noise levels, between two of them linear in log sigma."""
         log_sigma = sigma.log()
         low = torch.searchsorted(self.log_sigmas, log_sigma.contiguous(), right=True) - 1
@@ -33,20 +35,20 @@ class CompVisDenoiser:
         start, end = self.log_sigmas[low], self.log_sigmas[low + 1]
         return low + ((log_sigma - start) / (end - start)).clamp(0, 1)
 
-    def t_to_sigma(self, t: torch.Tensor) -> torch.Tensor:
+    def t_to_sigma(self, t: Tensor) -> Tensor:
         t = t.float()
         low = t.floor().long()
         return torch.lerp(self.log_sigmas[low], self.log_sigmas[t.ceil().long()], t - low).exp()
 
-    def get_sigmas(self, n: int) -> torch.Tensor:
+    def get_sigmas(self, n: int) -> Tensor:
         """n levels even in timesteps from the last to the first, and zero."""
         sigmas = self.t_to_sigma(torch.linspace(len(self.sigmas) - 1, 0, n))
         return torch.cat([sigmas, sigmas.new_zeros(1)])
 
-    def pred_x0(self, x: torch.Tensor, out: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    def pred_x0(self, x: Tensor, out: Tensor, sigma: Tensor) -> Tensor:
         return out
 
-    def __call__(self, x: torch.Tensor, sigma: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor, cond: Tensor) -> Tensor:
         s = _per_item(sigma)
         return x - s * self.inner_model.apply_model(x / (s**2 + 1).sqrt(), self.sigma_to_t(sigma), cond)
 
@@ -56,23 +58,23 @@ class LCMDenoiser(CompVisDenoiser):
 
     skip_steps = 20
 
-    def use_alphas(self, alphas_cumprod: torch.Tensor) -> None:
+    def use_alphas(self, alphas_cumprod: Tensor) -> None:
         super().use_alphas(alphas_cumprod[self.skip_steps - 1 :: self.skip_steps])
 
-    def sigma_to_t(self, sigma: torch.Tensor) -> torch.Tensor:
+    def sigma_to_t(self, sigma: Tensor) -> Tensor:
         nearest = (sigma.log() - self.log_sigmas.reshape(-1, *[1] * sigma.ndim)).abs().argmin(dim=0)
         return nearest * self.skip_steps + (self.skip_steps - 1)
 
-    def t_to_sigma(self, t: torch.Tensor) -> torch.Tensor:
+    def t_to_sigma(self, t: Tensor) -> Tensor:
         index = (t.float() - (self.skip_steps - 1)) / self.skip_steps
         return super().t_to_sigma(index.clamp(0, len(self.sigmas) - 1))
 
-    def get_sigmas(self, n: int) -> torch.Tensor:
+    def get_sigmas(self, n: int) -> Tensor:
         ends = [float(self.sigma_to_t(s)) for s in (self.sigma_max, self.sigma_min)]
         sigmas = self.t_to_sigma(torch.linspace(*ends, n))
         return torch.cat([sigmas, sigmas.new_zeros(1)])
 
-    def __call__(self, x: torch.Tensor, sigma: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor, cond: Tensor) -> Tensor:
         denoised = super().__call__(x, sigma, cond)
         scaled_t, sigma_data = _per_item(self.sigma_to_t(sigma)) * 10.0, 0.5
         c_skip = sigma_data**2 / (scaled_t**2 + sigma_data**2)
@@ -83,7 +85,7 @@ class LCMDenoiser(CompVisDenoiser):
 class KDiffusionSampler(Sampler):
     denoiser = CompVisDenoiser
 
-    def get_sigmas(self, p: Any, steps: int) -> torch.Tensor:
+    def get_sigmas(self, p: Any, steps: int) -> Tensor:
         """[steps + 1] noise levels, the last one 0. WRITES to p.extra_generation_params, as the host's does."""
         discard = self.discards_penultimate(p)
         steps += 1 if discard else 0
@@ -113,40 +115,29 @@ class KDiffusionSampler(Sampler):
             arguments["inner_model"] = self.model_wrap
         return arguments
 
-    def sample(
-        self, p: Any, x: torch.Tensor, conditioning: torch.Tensor, unconditional_conditioning: torch.Tensor,
-        steps: int | None = None, image_conditioning: Any = None,
-    ) -> torch.Tensor:
-        steps = steps or p.steps
+    def begin(self, p: Any, noise: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         sigmas = self.get_sigmas(p, steps)
-        if opts.sgm_noise_multiplier:
-            p.extra_generation_params["SGM noise multiplier"] = True
-            x = x * (1 + sigmas[0] ** 2) ** 0.5
-        else:
-            x = x * sigmas[0]
-        return self.run(p, x, sigmas, steps, conditioning, unconditional_conditioning)
+        if not opts.sgm_noise_multiplier:
+            return noise * sigmas[0], sigmas
+        p.extra_generation_params["SGM noise multiplier"] = True
+        return noise * (1 + sigmas[0] ** 2) ** 0.5, sigmas
 
-    def sample_img2img(
-        self, p: Any, x: torch.Tensor, noise: torch.Tensor, conditioning: torch.Tensor,
-        unconditional_conditioning: torch.Tensor, steps: int | None = None, image_conditioning: Any = None,
-    ) -> torch.Tensor:
-        steps, taken = setup_img2img_steps(p, steps)
+    def begin_over(self, p: Any, picture: Tensor, noise: Tensor, steps: int, taken: int) -> tuple[Tensor, Tensor]:
         sigmas = self.get_sigmas(p, steps)[steps - taken - 1 :]
-        return self.run(p, x + noise * sigmas[0], sigmas, taken + 1, conditioning, unconditional_conditioning)
+        return picture + noise * sigmas[0], sigmas
 
 
 class LCMSampler(KDiffusionSampler):
     denoiser = LCMDenoiser
 
 
-def _data(name: str, func: Any, aliases: list[str], options: dict, cls: type = KDiffusionSampler) -> SamplerData:
-    return SamplerData(name, lambda model: cls(func, model), aliases, options)
-
-
 samplers_data_k_diffusion = [
-    _data("DPM++ 2M", sd_samplers_impl.dpmpp_2m, ["k_dpmpp_2m"], {"scheduler": "karras"}),
-    _data("Euler a", sd_samplers_impl.euler_ancestral, ["k_euler_a", "k_euler_ancestral"], {"uses_ensd": True}),
-    _data("Euler", sd_samplers_impl.euler, ["k_euler"], {}),
-    _data("Heun", sd_samplers_impl.heun, ["k_heun"], {"second_order": True}),
+    SamplerData(name, partial(KDiffusionSampler, func), aliases, options)
+    for name, func, aliases, options in (
+        ("DPM++ 2M", sd_samplers_impl.dpmpp_2m, ["k_dpmpp_2m"], {"scheduler": "karras"}),
+        ("Euler a", sd_samplers_impl.euler_ancestral, ["k_euler_a", "k_euler_ancestral"], {"uses_ensd": True}),
+        ("Euler", sd_samplers_impl.euler, ["k_euler"], {}),
+        ("Heun", sd_samplers_impl.heun, ["k_heun"], {"second_order": True}),
+    )
 ]
-samplers_data_lcm = [_data("LCM", sd_samplers_impl.lcm, ["k_lcm"], {}, LCMSampler)]
+samplers_data_lcm = [SamplerData("LCM", partial(LCMSampler, sd_samplers_impl.lcm), ["k_lcm"], {})]

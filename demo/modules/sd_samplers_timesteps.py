@@ -1,10 +1,12 @@
 """Samplers in timesteps (host file: modules/sd_samplers_timesteps.py). Their first latent is the noise, unscaled."""
 
+from functools import partial
 from typing import Any
 
 import torch
 from modules import sd_samplers_impl
-from modules.sd_samplers_common import Sampler, SamplerData, setup_img2img_steps
+from modules.sd_samplers_common import Sampler, SamplerData
+from torch import Tensor
 
 
 class CompVisTimestepsDenoiser:
@@ -13,11 +15,10 @@ class CompVisTimestepsDenoiser:
     def __init__(self, model: Any) -> None:
         self.inner_model = model
 
-    def pred_x0(self, x: torch.Tensor, out: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        a = self.inner_model.alphas_cumprod[int(t)]
-        return (x - (1 - a).sqrt() * out) / a.sqrt()
+    def pred_x0(self, x: Tensor, out: Tensor, t: Tensor) -> Tensor:
+        return sd_samplers_impl.x0_of(x, out, self.inner_model.alphas_cumprod[int(t)])
 
-    def __call__(self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         return self.inner_model.apply_model(x, t, cond)
 
 
@@ -27,39 +28,26 @@ class CompVisSampler(Sampler):
     eta_infotext_field = "Eta DDIM"
     eta_default = 0.0
 
-    def get_timesteps(self, p: Any, steps: int) -> torch.Tensor:
+    def get_timesteps(self, p: Any, steps: int) -> Tensor:
         """Timesteps ascending; the first step is at [-1]: 751 at 4 steps, 951 at 20, 999 at 3."""
         steps += 1 if self.discards_penultimate(p) else 0
         return (torch.arange(0, 1000, 1000 // steps) + 1).clip(0, 999)
 
-    def sample(
-        self, p: Any, x: torch.Tensor, conditioning: torch.Tensor, unconditional_conditioning: torch.Tensor,
-        steps: int | None = None, image_conditioning: Any = None,
-    ) -> torch.Tensor:
-        steps = steps or p.steps
-        alphas_cumprod = self.model_wrap.inner_model.alphas_cumprod
+    def begin(self, p: Any, noise: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        return noise, self.get_timesteps(p, steps)
+
+    def begin_over(self, p: Any, picture: Tensor, noise: Tensor, steps: int, taken: int) -> tuple[Tensor, Tensor]:
         timesteps = self.get_timesteps(p, steps)
-        return self.run(p, x, timesteps, steps, conditioning, unconditional_conditioning, alphas_cumprod)
+        a = self.model_wrap.inner_model.alphas_cumprod[timesteps[taken]]
+        return a.sqrt() * picture + (1 - a).sqrt() * noise, timesteps[:taken]
 
-    def sample_img2img(
-        self, p: Any, x: torch.Tensor, noise: torch.Tensor, conditioning: torch.Tensor,
-        unconditional_conditioning: torch.Tensor, steps: int | None = None, image_conditioning: Any = None,
-    ) -> torch.Tensor:
-        steps, taken = setup_img2img_steps(p, steps)
-        timesteps = self.get_timesteps(p, steps)
-        alphas_cumprod = self.model_wrap.inner_model.alphas_cumprod
-        a = alphas_cumprod[timesteps[taken]]
-        x = a.sqrt() * x + (1 - a).sqrt() * noise
-        return self.run(p, x, timesteps[:taken], taken, conditioning, unconditional_conditioning, alphas_cumprod)
-
-
-def _data(name: str, func: Any, aliases: list[str]) -> SamplerData:
-    return SamplerData(name, lambda model: CompVisSampler(func, model), aliases, {})
+    def schedule(self, levels: Tensor) -> tuple[Tensor, ...]:
+        return levels, self.model_wrap.inner_model.alphas_cumprod
 
 
 samplers_data_timesteps = [
-    _data("DDIM", sd_samplers_impl.ddim, ["ddim"]),
-    _data("PLMS", sd_samplers_impl.plms, ["plms"]),
-    _data("UniPC", sd_samplers_impl.unipc, ["unipc"]),
+    SamplerData(name, partial(CompVisSampler, func), [func.__name__], {})
+    for name, func in (
+        ("DDIM", sd_samplers_impl.ddim), ("PLMS", sd_samplers_impl.plms), ("UniPC", sd_samplers_impl.unipc)
+    )
 ]
-VanillaStableDiffusionSampler = CompVisSampler

@@ -8,22 +8,11 @@ categories.register_category("sd", "Stable Diffusion")
 categories.register_category("ui", "User Interface")
 
 
-def list_checkpoint_tiles(use_short: bool = False) -> list[str]:
-    from modules import sd_models
-
-    return sd_models.checkpoint_tiles(use_short)
-
-
-def refresh_checkpoints() -> None:
-    from modules import sd_models
-
-    sd_models.list_models()
-
-
 def templates() -> dict[str, OptionInfo]:
     """Freshly made, because extensions change them."""
-    options: dict[str, OptionInfo] = {}
-    options |= options_section(("saving-images", "Saving images"), {
+    from modules import sd_models
+
+    saving = options_section(("saving-images", "Saving images"), {
         "samples_save": OptionInfo(True, "Always save all generated images"),
         "grid_save": OptionInfo(True, "Always save all generated image grids"),
         "return_grid": OptionInfo(True, "Show grid in gallery"),
@@ -32,15 +21,15 @@ def templates() -> dict[str, OptionInfo]:
         "outdir_txt2img_grids": OptionInfo("txt2img-grids", "Folder for grids, inside the data folder"),
         "enable_pnginfo": OptionInfo(True, "Write infotext to metadata of the generated image"),
     })
-    options |= options_section(("sd", "Stable Diffusion"), {
+    model = options_section(("sd", "Stable Diffusion"), {
         "sd_model_checkpoint": OptionInfo(
-            None, "Stable Diffusion checkpoint", gr.Dropdown, lambda: {"choices": list_checkpoint_tiles()},
-            refresh=refresh_checkpoints, infotext="Model hash",
+            None, "Stable Diffusion checkpoint", gr.Dropdown, lambda: {"choices": sd_models.checkpoint_tiles()},
+            refresh=sd_models.list_models, infotext="Model hash",
         ),
         "randn_source": OptionInfo("GPU", "Random number generator source.", gr.Radio, {"choices": ["GPU", "CPU"]},
                                    infotext="RNG").info("both are the CPU here"),
     })
-    options |= options_section(("sampler-params", "Sampler parameters"), {
+    sampling = options_section(("sampler-params", "Sampler parameters"), {
         "eta_ddim": OptionInfo(0.0, "Eta for DDIM", gr.Slider, {"minimum": 0.0, "maximum": 1.0, "step": 0.01},
                                infotext="Eta DDIM"),
         "eta_ancestral": OptionInfo(1.0, "Eta for k-diffusion samplers", gr.Slider,
@@ -53,9 +42,9 @@ def templates() -> dict[str, OptionInfo]:
                                                         infotext="Discard penultimate sigma"),
         "sgm_noise_multiplier": OptionInfo(False, "SGM noise multiplier", infotext="SGM noise multiplier"),
     })
-    options |= options_section(("ui", "Live previews"), {
+    previews = options_section(("ui", "Live previews"), {
         "live_previews_enable": OptionInfo(True, "Show live previews of the created image"),
         "show_progress_every_n_steps": OptionInfo(4, "Live preview display period", gr.Slider,
                                                   {"minimum": 1, "maximum": 32, "step": 1}).info("in sampling steps"),
     })
-    return options
+    return saving | model | sampling | previews

@@ -9,18 +9,16 @@ from PIL import Image
 
 
 class State:
-    textinfo: str | None = None
-    current_latent: Any = None
-    current_image: Image.Image | None = None
-
-    def __init__(self) -> None:
-        self.server_start = time.time()
-        self.time_start: float | None = None
-        self.job, self.job_timestamp = "", "0"
-        self.job_count = self.job_no = self.sampling_step = self.sampling_steps = 0
+    def __init__(self, job: str = "", job_count: int = 0) -> None:
+        self.job, self.job_count = job, job_count
+        self.time_start = time.time()
+        self.job_timestamp = datetime.datetime.now().strftime("%Y%m%d%H%M%S")
+        self.job_no = self.sampling_step = self.sampling_steps = 0
         self.skipped = self.interrupted = self.stopping_generation = False
-        self.textinfo = self.current_latent = self.current_image = None
-        self.current_image_sampling_step = self.id_live_preview = 0
+        self.textinfo: str | None = None
+        self.current_latent: Any = None
+        self.current_image: Image.Image | None = None
+        self.current_image_sampling_step = 0
 
     def interrupt(self) -> None:
         self.interrupted = True
@@ -33,8 +31,7 @@ class State:
 
     def nextjob(self) -> None:
         self.job_no += 1
-        self.sampling_step = 0
-        self.current_image_sampling_step = 0
+        self.sampling_step = self.current_image_sampling_step = 0
 
     def dict(self) -> dict:
         names = ("skipped", "interrupted", "stopping_generation", "job", "job_count", "job_timestamp", "job_no",
@@ -42,13 +39,7 @@ class State:
         return {name: getattr(self, name) for name in names}
 
     def begin(self, job: str = "(unknown)") -> None:
-        server_start = self.server_start
-        self.__init__()
-        self.server_start = server_start
-        self.time_start = time.time()
-        self.job = job
-        self.job_count = -1
-        self.job_timestamp = datetime.datetime.now().strftime("%Y%m%d%H%M%S")
+        self.__init__(job, job_count=-1)
 
     def end(self) -> None:
         self.job = ""
@@ -76,4 +67,3 @@ class State:
         with contextlib.suppress(Exception):  # the model may be switched meanwhile; a preview is no reason to fail
             self.current_image = sd_samplers_common.sample_to_image(latent)
             self.current_image_sampling_step = step
-            self.id_live_preview += 1

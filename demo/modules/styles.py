@@ -16,17 +16,12 @@ class StyleDatabase:
     """styles.csv: name, prompt, negative_prompt. A text with {prompt} takes the prompt in, any other follows it."""
 
     def __init__(self, path: str) -> None:
-        self.path = Path(path)
         self.styles: dict[str, PromptStyle] = {}
-        self.reload()
-
-    def reload(self) -> None:
-        self.styles.clear()
-        if self.path.is_file():
-            with self.path.open(encoding="utf-8-sig", newline="") as file:
+        if Path(path).is_file():
+            with open(path, encoding="utf-8-sig", newline="") as file:
                 for row in csv.DictReader(file, skipinitialspace=True):
-                    style = PromptStyle(row["name"], row["prompt"] or "", row["negative_prompt"] or "")
-                    self.styles[style.name] = style
+                    name, prompt, negative_prompt = (row[field] or "" for field in PromptStyle._fields)
+                    self.styles[name] = PromptStyle(name, prompt, negative_prompt)
 
     def apply_styles_to_prompt(self, prompt: str, names: Iterable[str]) -> str:
         return _applied(prompt, (self.styles[name].prompt for name in names if name in self.styles))

@@ -1,20 +1,20 @@
 """Components that extensions import (host file: modules/ui_components.py)."""
 
+import html
 from functools import wraps
 from typing import Any
 
 import gradio as gr
-from modules import gradio_compat  # noqa: F401 - before any component is derived
+from modules import gradio_compat
 
 
-class FormComponent:
-    """Marks components that hosts draw without a frame of their own; the browser knows them by gradio's name."""
+def plaintext_to_html(text: str, classname: str | None = None) -> str:
+    """(host file: modules/ui_common.py)"""
+    lines = "<br>\n".join(html.escape(line) for line in text.split("\n"))
+    return f"<p class='{classname}'>{lines}</p>" if classname else f"<p>{lines}</p>"
 
-    def get_block_name(self) -> str:
-        return type(self).__bases__[-1].__name__.lower()
 
-
-class ToolButton(FormComponent, gr.Button):
+class ToolButton(gr.Button):
     """A small button with one symbol as its text."""
 
     @wraps(gr.Button.__init__)  # gradio 4 reads from the signature what it sends to the browser
@@ -22,23 +22,10 @@ class ToolButton(FormComponent, gr.Button):
         classes = kwargs.pop("elem_classes", None) or []
         classes = [classes] if isinstance(classes, str) else classes
         super().__init__(value=value, elem_classes=["tool", *classes], **kwargs)
-        self.webui_tooltip = tooltip
 
-
-class FormRow(FormComponent, gr.Row):
-    pass
-
-
-class FormColumn(FormComponent, gr.Column):
-    pass
-
-
-class FormGroup(FormComponent, gr.Group):
-    pass
-
-
-class FormHTML(FormComponent, gr.HTML):
-    pass
+    def get_block_name(self) -> str:
+        """What the browser knows it by."""
+        return "button"
 
 
 class InputAccordion(gr.Checkbox):
@@ -57,20 +44,15 @@ class InputAccordion(gr.Checkbox):
         if elem_id is None:
             elem_id = f"input-accordion-{InputAccordion._count}"
             InputAccordion._count += 1
-        self.accordion_id = elem_id
         hidden = {**kwargs, "visible": False}
         super().__init__(value=value, label=label, elem_id=f"{elem_id}-checkbox", **hidden)
         if kwargs.get("render") is False:  # gradio 4 makes a fresh checkbox for each update of this one
             return
-        self.change(fn=None, inputs=[self], _js=f"(on) => demo.accordionChecked('{elem_id}', on)")
+        self.change(fn=None, inputs=[self], **{gradio_compat.JS: f"(on) => demo.accordionChecked('{elem_id}', on)"})
         self.accordion = gr.Accordion(
             label=label, elem_id=elem_id, elem_classes=["input-accordion"], open=value,
             **{k: v for k, v in kwargs.items() if k == "visible"},
         )
-
-    def extra(self) -> gr.Column:
-        """A place for more inside the accordion's header line."""
-        return gr.Column(elem_id=f"{self.accordion_id}-extra", elem_classes=["input-accordion-extra"], min_width=0)
 
     def __enter__(self) -> "InputAccordion":
         self.accordion.__enter__()

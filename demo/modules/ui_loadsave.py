@@ -10,13 +10,8 @@ from modules.ui_components import InputAccordion, ToolButton
 
 _FIELDS: dict[type, tuple[str, ...]] = {
     gr.Slider: ("value", "minimum", "maximum", "step"),
-    gr.Radio: ("value",),
-    gr.Checkbox: ("value",),
-    gr.Textbox: ("value",),
-    gr.Number: ("value",),
-    gr.Dropdown: ("value",),
-    gr.Button: (),
-    ToolButton: (),
+    **dict.fromkeys((gr.Radio, gr.Checkbox, gr.Textbox, gr.Number, gr.Dropdown), ("value",)),
+    **dict.fromkeys((gr.Button, ToolButton), ()),
 }
 """What the file says of a component of each type, besides whether it is visible."""
 
@@ -35,9 +30,9 @@ class UiLoadsave:
         try:
             if self.filename.exists():
                 self.ui_settings = json.loads(self.filename.read_text(encoding="utf8"))
-        except Exception as e:
+        except Exception:
             self.error_loading = True
-            errors.display(e, "loading settings")
+            errors.report(f"Error loading {filename}", exc_info=True)
 
     def add_block(self, block: Any, path: str = "") -> None:
         """Goes through a block and all in it."""
@@ -50,37 +45,30 @@ class UiLoadsave:
             self._add_component(f"{path}/{block.value}", block)
 
     def _add_component(self, path: str, component: Any) -> None:
-        source = getattr(component, "custom_script_source", None)
-        if type(component) is InputAccordion:
-            self._apply(path, component, "value", source)
-            component.accordion.open = component.value
-            return
-        fields = _FIELDS.get(type(component))
-        if fields is None:
-            return
-        for field in (("visible",) if component.visible else ()) + fields:
-            self._apply(path, component, field, source)
-
-    def _apply(self, path: str, component: Any, field: str, source: str | None) -> None:
         if getattr(component, "do_not_save_to_config", False):
             return
-        key = f"customscript/{source}/{path}/{field}" if source else f"{path}/{field}"
-        saved = self.ui_settings.get(key)
-        if saved is None:
-            self.ui_settings[key] = getattr(component, field)
-        elif field == "value" and isinstance(component, (gr.Radio, gr.Dropdown)):
-            choices = [c[0] if isinstance(c, tuple) else c for c in component.choices or []]
-            if all(value in choices for value in (saved if isinstance(saved, list) else [saved])):
-                component.value = saved
-        elif field == "value" and isinstance(component, gr.Textbox):
-            component.value = str(saved)
-        elif field == "value" and isinstance(component, gr.Number):
-            component.value = float(saved)
-        else:
-            setattr(component, field, saved)
+        if source := getattr(component, "custom_script_source", None):
+            path = f"customscript/{source}/{path}"
+        is_accordion = type(component) is InputAccordion
+        fields = ("value",) if is_accordion else _FIELDS.get(type(component), ())
+        for field in (("visible",) if component.visible and type(component) in _FIELDS else ()) + fields:
+            saved = self.ui_settings.get(f"{path}/{field}")
+            if saved is None:
+                self.ui_settings[f"{path}/{field}"] = getattr(component, field)
+            elif field != "value" or _allows(component, saved):
+                setattr(component, field, saved)
+        if is_accordion:
+            component.accordion.open = component.value
 
     def dump_defaults(self) -> None:
-        """Writes the file, unless it is there and could not be read."""
-        if self.error_loading and self.filename.exists():
-            return
-        self.filename.write_text(json.dumps(self.ui_settings, indent=4, ensure_ascii=False), encoding="utf8")
+        """Writes the file, unless it could not be read."""
+        if not self.error_loading:
+            self.filename.write_text(json.dumps(self.ui_settings, indent=4, ensure_ascii=False), encoding="utf8")
+
+
+def _allows(component: Any, value: Any) -> bool:
+    """Whether the component has this value to choose, where it has choices."""
+    if not isinstance(component, (gr.Radio, gr.Dropdown)):
+        return True
+    choices = [c[0] if isinstance(c, tuple) else c for c in component.choices or []]
+    return all(one in choices for one in (value if isinstance(value, list) else [value]))

@@ -1,27 +1,36 @@
 """The settings tab, made from the options (host file: modules/ui_settings.py)."""
 
-import re
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
-from modules import script_callbacks, shared, ui_common
-from modules.options import OptionInfo
+from modules import shared
+from modules.shared import opts
+from modules.ui_components import ToolButton, plaintext_to_html
+
+refresh_symbol = "↻"  # hosts have an emoji here, for which a bare machine has no font
 
 
 def create_setting_component(key: str) -> Any:
-    """The component of one option, showing its value."""
-    info: OptionInfo = shared.opts.data_labels[key]
+    """The component of one option, showing its value, with a button that looks again what there is to choose."""
+    info = opts.data_labels[key]
     arguments = info.component_args() if callable(info.component_args) else dict(info.component_args or {})
-    value = None if info.do_not_save else getattr(shared.opts, key)
-    component = info.component or _component_for(info.default)
-    if info.do_not_save:
-        return component(value=info.default, **arguments)
     if info.comment_after:
-        arguments.setdefault("info", re.sub(r"<[^>]*>", "", info.comment_after).strip())
-    made = component(label=info.label, value=value, elem_id=f"setting_{key}", **arguments)
+        arguments["info"] = info.comment_after
+    component = info.component or _component_for(info.default)
+    made = component(label=info.label, value=getattr(opts, key), elem_id=f"setting_{key}", **arguments)
     if info.refresh is not None:
-        ui_common.create_refresh_button(made, info.refresh, info.component_args, f"refresh_{key}")
+
+        def refresh() -> Any:
+            info.refresh()
+            arguments = info.component_args()
+            for name, value in arguments.items():  # what the server holds the next choice against
+                setattr(made, name, value)
+            return gr.update(**arguments)
+
+        button = ToolButton(value=refresh_symbol, elem_id=f"refresh_{key}", tooltip="Refresh")
+        button.click(fn=refresh, inputs=[], outputs=[made])
     return made
 
 
@@ -31,46 +40,37 @@ def _component_for(default: Any) -> Callable[..., Any]:
     return gr.Number if isinstance(default, (int, float)) else gr.Textbox
 
 
-class UiSettings:
-    def __init__(self) -> None:
-        self.component_dict: dict[str, Any] = {}
+def create_ui() -> None:
+    sections: dict[tuple, list[str]] = defaultdict(list)
+    for key, info in opts.data_labels.items():
+        sections[info.section or ("other", "Other")].append(key)
+    components = {}
+    with gr.Row():
+        apply = gr.Button("Apply settings", variant="primary", elem_id="settings_submit")
+    result = gr.HTML(elem_id="settings_result")
+    with gr.Tabs(elem_id="settings", selected=next(iter(sections))[0]):
+        for (section_id, title), keys in sections.items():
+            with gr.Tab(title, id=section_id, elem_id=f"settings_{section_id}"):
+                components |= {key: create_setting_component(key) for key in keys}
 
-    def register_settings(self) -> None:
-        """Lets extensions add their options."""
-        script_callbacks.call("ui_settings")
-
-    def create_ui(self) -> None:
-        sections: dict[tuple, list[str]] = {}
-        for key, info in shared.opts.data_labels.items():
-            sections.setdefault(info.section or ("other", "Other"), []).append(key)
-        with gr.Row():
-            apply = gr.Button("Apply settings", variant="primary", elem_id="settings_submit")
-        result = gr.HTML(elem_id="settings_result")
-        with gr.Tabs(elem_id="settings", selected=next(iter(sections))[0]):
-            for (section_id, title), keys in sections.items():
-                with gr.Tab(title, id=section_id, elem_id=f"settings_{section_id}"):
-                    for key in keys:
-                        made = create_setting_component(key)
-                        if not shared.opts.data_labels[key].do_not_save:
-                            self.component_dict[key] = made
-        apply.click(fn=self.run_settings, inputs=list(self.component_dict.values()), outputs=[result])
-
-    def run_settings(self, *values: Any) -> str:
+    def run_settings(*values: Any) -> str:
         """Sets and saves what differs from the values in force."""
-        changed = []
-        for key, value in zip(self.component_dict, values, strict=True):
-            default = shared.opts.data_labels[key].default
-            if isinstance(default, (int, float)) and not isinstance(default, bool) and value is not None:
-                value = type(default)(value)
-            if value != getattr(shared.opts, key) and shared.opts.set(key, value):
-                changed.append(key)
-        shared.opts.save(shared.config_filename)
-        return ui_common.plaintext_to_html(
-            f"{len(changed)} settings changed{': ' + ', '.join(changed) if changed else ''}."
-        )
+        changed = [key for key, value in zip(components, values, strict=True) if _set(key, value)]
+        opts.save(shared.config_filename)
+        return plaintext_to_html(f"{len(changed)} settings changed{': ' + ', '.join(changed) if changed else ''}.")
 
-    def run_one(self, value: Any, key: str) -> Any:
-        """Sets one option as soon as its component above the tabs changes."""
-        if value is not None and shared.opts.set(key, value):
-            shared.opts.save(shared.config_filename)
-        return gr.update(value=getattr(shared.opts, key))
+    apply.click(fn=run_settings, inputs=list(components.values()), outputs=[result])
+
+
+def _set(key: str, value: Any) -> bool:
+    default = opts.data_labels[key].default
+    if isinstance(default, (int, float)) and not isinstance(default, bool) and value is not None:
+        value = type(default)(value)  # the page's numbers may be of the other kind
+    return value != getattr(opts, key) and opts.set(key, value)
+
+
+def run_one(value: Any, key: str) -> Any:
+    """Sets one option as soon as its component above the tabs changes."""
+    if value is not None and opts.set(key, value):
+        opts.save(shared.config_filename)
+    return gr.update(value=getattr(opts, key))

@@ -132,8 +132,6 @@
         tick.addEventListener("input", () => accordion.demoApply());
         const label = header.querySelector("span");
         label.insertBefore(tick, label.firstChild);
-        const extra = byId(accordion.id + "-extra");
-        if (extra) header.insertBefore(extra, header.lastElementChild);
     }
 
     function accordionChecked(id, on) {

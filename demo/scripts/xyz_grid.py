@@ -12,6 +12,7 @@ import re
 from collections import namedtuple
 from collections.abc import Callable
 from copy import copy
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -40,16 +41,15 @@ def apply_checkpoint(p: Any, x: str, xs: list[str]) -> None:
     p.override_settings["sd_model_checkpoint"] = sd_models.get_closet_checkpoint_match(x).name
 
 
-def confirm_checkpoints(p: Any, xs: list[str]) -> None:
-    for x in xs:
-        if sd_models.get_closet_checkpoint_match(x) is None:
-            raise RuntimeError(f"Unknown checkpoint: {x}")
+def confirm_known(kind: str, find: Callable) -> Callable:
+    """A check that `find` finds every value."""
 
+    def confirm(p: Any, xs: list[str]) -> None:
+        for x in xs:
+            if find(x) is None:
+                raise RuntimeError(f"Unknown {kind}: {x}")
 
-def confirm_samplers(p: Any, xs: list[str]) -> None:
-    for x in xs:
-        if x not in sd_samplers.all_samplers_map:
-            raise RuntimeError(f"Unknown sampler: {x}")
+    return confirm
 
 
 def format_value_add_label(p: Any, opt: "AxisOption", x: Any) -> str:
@@ -60,20 +60,18 @@ def format_value(p: Any, opt: "AxisOption", x: Any) -> Any:
     return round(x, 8) if isinstance(x, float) else x
 
 
+@dataclass(eq=False)
 class AxisOption:
     """An axis: `type` casts a value's text, confirm(p, values) raises, apply(p, value, values) writes to a cell's p."""
 
-    def __init__(
-        self, label: str, type: Callable, apply: Callable, format_value: Callable = format_value_add_label,
-        confirm: Callable | None = None, cost: float = 0.0, choices: Callable | None = None,
-        prepare: Callable | None = None,
-    ) -> None:
-        self.label, self.type, self.apply, self.format_value = label, type, apply, format_value
-        self.confirm, self.cost, self.choices, self.prepare = confirm, cost, choices, prepare
-
-
-class AxisOptionImg2Img(AxisOption):
-    is_img2img = True
+    label: str
+    type: Callable
+    apply: Callable
+    format_value: Callable = format_value_add_label
+    confirm: Callable | None = None
+    cost: float = 0.0
+    choices: Callable | None = None
+    prepare: Callable | None = None
 
 
 class AxisOptionTxt2Img(AxisOption):
@@ -85,11 +83,12 @@ axis_options = [
     AxisOption("Seed", int, apply_field("seed")),
     AxisOption("Steps", int, apply_field("steps")),
     AxisOption("CFG Scale", float, apply_field("cfg_scale")),
-    AxisOption("Prompt S/R", str, apply_prompt, format_value=format_value),
-    AxisOptionTxt2Img("Sampler", str, apply_field("sampler_name"), format_value=format_value,
-                      confirm=confirm_samplers, choices=sd_samplers.visible_sampler_names),
-    AxisOption("Checkpoint name", str, apply_checkpoint, format_value=format_value, confirm=confirm_checkpoints,
-               cost=1.0, choices=sd_models.checkpoint_tiles),
+    AxisOption("Prompt S/R", str, apply_prompt, format_value),
+    AxisOptionTxt2Img("Sampler", str, apply_field("sampler_name"), format_value,
+                      confirm=confirm_known("sampler", sd_samplers.all_samplers_map.get),
+                      choices=sd_samplers.visible_sampler_names),
+    AxisOption("Checkpoint name", str, apply_checkpoint, format_value, cost=1.0, choices=sd_models.checkpoint_tiles,
+               confirm=confirm_known("checkpoint", sd_models.get_closet_checkpoint_match)),
 ]
 
 
@@ -103,11 +102,11 @@ def csv_string_to_list_strip(text: str) -> list[str]:
     return [value.strip() for value in chain.from_iterable(csv.reader(io.StringIO(text), skipinitialspace=True))]
 
 
-def values_of(p: Any, option: AxisOption, text: str, chosen: list[str], csv_mode: bool) -> list:
+def values_of(p: Any, option: AxisOption, text: str) -> list:
     """The values of an axis, cast and confirmed."""
     if option.label == "Nothing":
         return [0]
-    values = chosen if option.choices is not None and not csv_mode else csv_string_to_list_strip(text)
+    values = csv_string_to_list_strip(text)
     if option.type in (int, float):
         values = list(chain.from_iterable(_range(value, option.type) for value in values if value.strip()))
     values = [option.type(value) for value in values]
@@ -207,7 +206,7 @@ class Script(scripts.Script):
         for i, option in enumerate(options):
             if option.choices is not None and not csv_mode:
                 texts[i] = list_to_csv_string(chosen[i])
-        axes = [values_of(p, option, texts[i], chosen[i], csv_mode) for i, option in enumerate(options)]
+        axes = [values_of(p, option, text) for option, text in zip(options, texts, strict=True)]
         for name, option, values in zip("xyz", options, axes, strict=True):
             setattr(shared.state, f"xyz_plot_{name}", AxisInfo(option, values))  # for extensions to see
         made = self._cells(p, options, axes, vary)
@@ -231,8 +230,7 @@ class Script(scripts.Script):
             result.images += pictures
             result.infotexts += [processed.infotexts[0] if processed.images else "" for processed in made]
         if shared.opts.grid_save and not p.do_not_save_grid:
-            folder = p.outpath_grids or shared.opts.outdir_txt2img_grids
-            images.save_image(grid, folder, "xyz_grid", info=text, grid=True)
+            images.save_image(grid, p.outpath_grids or shared.opts.outdir_txt2img_grids, "xyz_grid", info=text)
         return result
 
     def _cells(self, p: Any, options: list[AxisOption], axes: list[list], vary: list[bool]) -> list[Processed]:
@@ -254,8 +252,8 @@ class Script(scripts.Script):
             pc.seed += x * vary[0] + y * vary[1] * columns + z * vary[2] * columns * rows
             try:
                 cells[z, y, x] = process_images(pc)
-            except Exception as e:
-                errors.display(e, "generating image for xyz plot")
+            except Exception:
+                errors.report("Error generating image for xyz plot", exc_info=True)
                 cells[z, y, x] = Processed(p, [])
         return [cells[place] for place in sorted(cells)]
 

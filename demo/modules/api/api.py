@@ -4,6 +4,7 @@ import base64
 import io
 import time
 from contextlib import closing
+from dataclasses import fields
 from secrets import compare_digest
 from typing import Any
 
@@ -18,7 +19,6 @@ from modules import (
     extra_networks,
     images,
     infotext_utils,
-    script_callbacks,
     scripts,
     sd_models,
     sd_samplers,
@@ -36,35 +36,31 @@ from modules.shared import opts
 from PIL import Image
 from pydantic import BaseModel, create_model
 
-_TYPES = {
-    "prompt": str, "negative_prompt": str, "styles": list, "seed": int, "subseed": int, "subseed_strength": float,
-    "seed_resize_from_h": int, "seed_resize_from_w": int, "sampler_name": str, "scheduler": str, "batch_size": int,
-    "n_iter": int, "steps": int, "cfg_scale": float, "width": int, "height": int, "do_not_save_samples": bool,
-    "do_not_save_grid": bool, "eta": float, "denoising_strength": float, "override_settings": dict,
-    "override_settings_restore_afterwards": bool, "disable_extra_networks": bool, "enable_hr": bool,
-    "hr_scale": float,
-}
-"""Fields of p that a request may set, with their types; every one may also be null."""
-_defaults = StableDiffusionProcessingTxt2Img.__dataclass_fields__
+_NOT_OURS = ("sd_model", "outpath_samples", "outpath_grids", "extra_generation_params")
+"""fields of p that no request sets"""
 
-StableDiffusionTxt2ImgProcessingAPI = create_model(
-    "StableDiffusionProcessingTxt2Img",
-    **{name: (kind | None, _defaults[name].default) for name, kind in _TYPES.items()},
-    sampler_index=(str | None, "Euler"),
-    script_name=(str | None, None),
-    script_args=(list, []),
-    send_images=(bool, True),
-    save_images=(bool, False),
-    alwayson_scripts=(dict[str, Any], {}),
-    force_task_id=(str | None, None),
-    infotext=(str | None, None),
+
+def request_model(kind: type[StableDiffusionProcessing], **more: Any) -> type[BaseModel]:
+    """The body of a request for a kind of processing: its fields with their defaults; each may also be null."""
+    of_p = {f.name: (f.type | None, f.default) for f in fields(kind) if f.name not in (*_NOT_OURS, *more)}
+    return create_model(
+        kind.__name__,
+        **of_p,
+        sampler_index=(str | None, "Euler"),
+        script_name=(str | None, None),
+        script_args=(list, []),
+        send_images=(bool, True),
+        save_images=(bool, False),
+        alwayson_scripts=(dict[str, Any], {}),
+        infotext=(str | None, None),
+        **more,
+    )
+
+
+StableDiffusionTxt2ImgProcessingAPI = request_model(StableDiffusionProcessingTxt2Img)
+StableDiffusionImg2ImgProcessingAPI = request_model(
+    StableDiffusionProcessingImg2Img, init_images=(list[str], ...), mask=(str | None, None)
 )
-
-
-class StableDiffusionImg2ImgProcessingAPI(StableDiffusionTxt2ImgProcessingAPI):  # type: ignore[misc, valid-type]
-    denoising_strength: float | None = 0.75
-    init_images: list[str]
-    mask: str | None = None
 
 
 class PNGInfoRequest(BaseModel):
@@ -86,7 +82,15 @@ def decode_base64_to_image(encoding: str) -> Image.Image:
 
 
 def encode_pil_to_base64(image: Image.Image) -> str:
-    return base64.b64encode(images.png_bytes(image)).decode("ascii")
+    return base64.b64encode(images.encode_pil_to_bytes(image)).decode("ascii")
+
+
+def get_script(name: str, choices: list[scripts.Script]) -> scripts.Script:
+    """The script of this title, in any case."""
+    for script in choices:
+        if script.title().lower() == name.lower():
+            return script
+    raise HTTPException(status_code=422, detail=f"Script '{name}' not found")
 
 
 def api_middleware(app: FastAPI) -> None:
@@ -123,15 +127,15 @@ class Api:
             ("POST", "img2img", self.img2imgapi),
             ("POST", "png-info", self.pnginfoapi),
             ("GET", "progress", self.progressapi),
-            ("POST", "interrupt", self.interruptapi),
-            ("POST", "skip", self.skip),
+            ("POST", "interrupt", lambda: shared.state.interrupt() or {}),
+            ("POST", "skip", shared.state.skip),
             ("GET", "options", self.get_config),
             ("POST", "options", self.set_config),
-            ("GET", "cmd-flags", self.get_cmd_flags),
+            ("GET", "cmd-flags", lambda: vars(shared.cmd_opts)),
             ("GET", "samplers", self.get_samplers),
             ("GET", "schedulers", self.get_schedulers),
             ("GET", "sd-models", self.get_sd_models),
-            ("POST", "refresh-checkpoints", self.refresh_checkpoints),
+            ("POST", "refresh-checkpoints", sd_models.list_models),
             ("GET", "loras", self.get_loras),
             ("GET", "scripts", self.get_scripts_list),
             ("GET", "script-info", self.get_script_info),
@@ -160,23 +164,12 @@ class Api:
 
         Runs every ui() twice more, as the host does; ui-config.json has no say here.
         """
-        script_args = [None] * max([1, *(script.args_to for script in runner.scripts)])
-        script_args[0] = 0
+        script_args = [0, *[None] * (len(runner.inputs) - 1)]
         for script in runner.scripts:
             if script.ui(script.is_img2img):
                 values = [component.value for component in script.ui(script.is_img2img)]
                 script_args[script.args_from : script.args_to] = values
         return script_args
-
-    @staticmethod
-    def get_script(name: str | None, choices: list[scripts.Script]) -> scripts.Script | None:
-        """The script of this title, in any case."""
-        if not name:
-            return None
-        titles = [script.title().lower() for script in choices]
-        if name.lower() not in titles:
-            raise HTTPException(status_code=422, detail=f"Script '{name}' not found")
-        return choices[titles.index(name.lower())]
 
     def init_script_args(
         self, request: Any, selected: scripts.Script | None, from_infotext: dict[int, Any], runner: scripts.ScriptRunner
@@ -189,77 +182,61 @@ class Api:
             script_args[selected.args_from : selected.args_to] = request.script_args
             script_args[0] = runner.selectable_scripts.index(selected) + 1
         for name, given in (request.alwayson_scripts or {}).items():
-            script = self.get_script(name, runner.scripts)
-            if script is None:
-                raise HTTPException(status_code=422, detail=f"always on script {name} not found")
+            script = get_script(name, runner.scripts)
             if not script.alwayson:
-                raise HTTPException(
-                    status_code=422, detail="Cannot have a selectable script in the always on scripts params"
-                )
-            if "args" in given:
-                for i in range(min(script.args_to - script.args_from, len(given["args"]))):
-                    script_args[script.args_from + i] = given["args"][i]
+                raise HTTPException(status_code=422, detail=f"Script '{name}' is one to select, not always on")
+            for i in range(min(script.args_to - script.args_from, len(given.get("args", ())))):
+                script_args[script.args_from + i] = given["args"][i]
         return script_args
 
-    def apply_infotext(self, request: Any) -> dict[int, Any]:
-        """Fills fields that the request leaves out from its "infotext"; script arguments by index are returned.
+    def apply_infotext(self, request: Any) -> tuple[Any, dict[int, Any]]:
+        """The request with what it leaves out from its "infotext", and script arguments by index.
 
         A text that becomes a bool by bool() is True even where it says "False": the host's behaviour, which scripts
         avoid by giving a function in infotext_fields.
         """
         if not request.infotext:
-            return {}
-        fields = infotext_utils.paste_fields["txt2img"]["fields"]
-        given = dump(request, exclude_unset=True)
+            return request, {}
         params = infotext_utils.parse_generation_parameters(request.infotext)
-
-        def value_of(field: infotext_utils.PasteField, kind: type) -> Any:
-            value = field.function(params) if field.function else params.get(field.label)
-            if value is None or kind is type(None):
-                return None
+        positions = {component: i for i, component in enumerate(scripts.scripts_txt2img.inputs)}
+        from_text, script_args = {}, {}
+        for field in infotext_utils.txt2img_fields:
+            value = field.read(params)
             if isinstance(value, dict) and value.get("__type__") == "generic_update":  # gradio 3's mark alone
                 value = value.get("value")
-            return value if value is None or isinstance(value, kind) else kind(value)
-
-        for field in fields:
-            if field.api and field.api not in given:
-                value = value_of(field, _TYPES.get(field.api, type(field.component.value)))
-                if value is not None:
-                    setattr(request, field.api, value)
-        request.override_settings = request.override_settings or {}
-        for _, name, value in infotext_utils.get_override_settings(params):
-            request.override_settings.setdefault(name, value)
-        positions = {component: i for i, component in enumerate(scripts.scripts_txt2img.inputs)}
-        values = {
-            positions[field.component]: value_of(field, type(field.component.value))
-            for field in fields
-            if field.component in positions
-        }
-        return {i: value for i, value in values.items() if value is not None}
+            if value is None:
+                continue
+            if field.api:
+                from_text[field.api] = value
+            kind = type(field.component.value)
+            if field.component in positions and kind is not type(None):
+                script_args[positions[field.component]] = value if isinstance(value, kind) else kind(value)
+        given = dump(request, exclude_unset=True)
+        given["override_settings"] = infotext_utils.get_override_settings(params) | (request.override_settings or {})
+        return type(request)(**{**from_text, **given}), script_args
 
     def text2imgapi(self, txt2imgreq: StableDiffusionTxt2ImgProcessingAPI) -> dict:  # type: ignore[valid-type]
-        from_infotext = self.apply_infotext(txt2imgreq)
-        runner = scripts.scripts_txt2img
-        return self._generate(StableDiffusionProcessingTxt2Img, "txt2img", txt2imgreq, runner, from_infotext, {})
+        request, from_infotext = self.apply_infotext(txt2imgreq)
+        return self._generate(StableDiffusionProcessingTxt2Img, scripts.scripts_txt2img, request, from_infotext)
 
-    def img2imgapi(self, img2imgreq: StableDiffusionImg2ImgProcessingAPI) -> dict:
+    def img2imgapi(self, img2imgreq: StableDiffusionImg2ImgProcessingAPI) -> dict:  # type: ignore[valid-type]
         """There is no infotext here."""
-        given = {"init_images": [decode_base64_to_image(image) for image in img2imgreq.init_images]}
+        pictures = {"init_images": [decode_base64_to_image(image) for image in img2imgreq.init_images]}
         if img2imgreq.mask:
-            given["mask"] = decode_base64_to_image(img2imgreq.mask)
-        runner = scripts.scripts_img2img
-        return self._generate(StableDiffusionProcessingImg2Img, "img2img", img2imgreq, runner, {}, given)
+            pictures["mask"] = decode_base64_to_image(img2imgreq.mask)
+        return self._generate(StableDiffusionProcessingImg2Img, scripts.scripts_img2img, img2imgreq, {}, **pictures)
 
     def _generate(
-        self, kind: type[StableDiffusionProcessing], tab: str, request: Any, runner: scripts.ScriptRunner,
-        from_infotext: dict[int, Any], given: dict[str, Any],
+        self, kind: type[StableDiffusionProcessing], runner: scripts.ScriptRunner, request: Any,
+        from_infotext: dict[int, Any], **pictures: Any,
     ) -> dict:
-        selected = self.get_script(request.script_name, runner.selectable_scripts)
+        name = request.script_name
+        selected = get_script(name, runner.selectable_scripts) if name else None
         sampler, scheduler = sd_samplers.get_sampler_and_scheduler(
             request.sampler_name or request.sampler_index, request.scheduler
         )
         script_args = self.init_script_args(request, selected, from_infotext, runner)
-        arguments = {name: getattr(request, name) for name in _TYPES if name in kind.__dataclass_fields__} | given
+        arguments = {f.name: getattr(request, f.name) for f in fields(kind) if f.name not in _NOT_OURS} | pictures
         arguments |= {
             "sampler_name": sampler,
             "scheduler": request.scheduler or (scheduler if scheduler != "Automatic" else None),
@@ -269,44 +246,34 @@ class Api:
         with queue_lock, closing(kind(**arguments)) as p:
             p.is_api = True
             p.scripts = runner
-            shared.state.begin(job=f"scripts_{tab}")
+            shared.state.begin(job="API")
             try:
                 p.script_args = tuple(script_args)
                 processed = runner.run(p, *p.script_args) if selected is not None else process_images(p)
             finally:
                 shared.state.end()
-        pictures = [encode_pil_to_base64(image) for image in processed.images] if request.send_images else []
-        return {"images": pictures, "parameters": jsonable_encoder(dump(request)), "info": processed.js()}
+        made = [encode_pil_to_base64(image) for image in processed.images] if request.send_images else []
+        return {"images": made, "parameters": jsonable_encoder(dump(request)), "info": processed.js()}
 
     def pnginfoapi(self, req: PNGInfoRequest) -> dict:
         text, items = images.read_info_from_image(decode_base64_to_image(req.image.strip()))
         params = infotext_utils.parse_generation_parameters(text or "")
-        script_callbacks.call("infotext_pasted", text or "", params)
         return {"info": text or "", "items": items, "parameters": params}
 
     def progressapi(self, skip_current_image: bool = False) -> dict:
         state = shared.state
         done = state.progress()
-        eta = 0.0
+        passed = time.time() - state.time_start
         if done > 0:
-            passed = time.time() - state.time_start
-            eta = passed / done - passed
             state.set_current_image()
         picture = None if skip_current_image or done == 0 else state.current_image
         return {
-            "progress": done, "eta_relative": eta, "state": state.dict(), "textinfo": state.textinfo,
-            "current_image": encode_pil_to_base64(picture) if picture else None,
+            "progress": done, "eta_relative": passed / done - passed if done else 0.0, "state": state.dict(),
+            "textinfo": state.textinfo, "current_image": encode_pil_to_base64(picture) if picture else None,
         }
 
-    def interruptapi(self) -> dict:
-        shared.state.interrupt()
-        return {}
-
-    def skip(self) -> None:
-        shared.state.skip()
-
     def get_config(self) -> dict:
-        defaults = {key: info.default for key, info in opts.data_labels.items() if not info.do_not_save}
+        defaults = {key: info.default for key, info in opts.data_labels.items()}
         return {**defaults, **opts.data}
 
     def set_config(self, req: dict[str, Any] = Body(...)) -> None:  # noqa: B008 - FastAPI's way
@@ -316,9 +283,6 @@ class Api:
         for key, value in req.items():
             opts.set(key, value, is_api=True)
         opts.save(shared.config_filename)
-
-    def get_cmd_flags(self) -> dict:
-        return vars(shared.cmd_opts)
 
     def get_samplers(self) -> list[dict]:
         return [
@@ -336,9 +300,6 @@ class Api:
              "filename": x.filename, "config": None}
             for x in sd_models.checkpoints_list.values()
         ]
-
-    def refresh_checkpoints(self) -> None:
-        sd_models.list_models()
 
     def get_loras(self) -> list[dict]:
         return [
