@@ -33,20 +33,16 @@ _REMOTE = re.compile(rb'<(script|link|meta)\b[^>]*"https?://[^>]*?(/>|></script>
 
 
 def _announced(original: Callable) -> Callable:
-    """An __init__ that tells the tab's scripts before and after."""
+    """An __init__ that tells the tab's scripts afterwards."""
     from modules import scripts
 
     @wraps(original)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
-        if getattr(self, "_announced", False):  # a base class's turn
-            original(self, *args, **kwargs)
-            return
+        is_base = getattr(self, "_announced", False)  # a base class's turn: whoever is derived will tell
         self._announced = True
-        if scripts.scripts_current is not None:
-            scripts.scripts_current.component_made("before_component", self, **kwargs)
         original(self, *args, **kwargs)
-        if scripts.scripts_current is not None:
-            scripts.scripts_current.component_made("after_component", self, **kwargs)
+        if scripts.scripts_current is not None and not is_base:
+            scripts.scripts_current.after_component(self, **kwargs)
 
     return __init__
 

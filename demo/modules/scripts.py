@@ -60,8 +60,8 @@ class Script:
     def run(self, p: Any, *args: Any) -> Any:
         """Only of a script chosen in the dropdown: makes all pictures itself and returns a Processed."""
 
-    before_component = after_component = nothing
-    """called with every component of the tab, of other scripts too, and what it is made with"""
+    after_component = nothing
+    """called with every component of the tab, of other scripts too, and what it was made with"""
 
     def elem_id(self, item_id: str) -> str:
         """An id for the page, made of the tab (where the script shows in both), the title and `item_id`."""
@@ -197,11 +197,10 @@ class ScriptRunner:
                 script_args = p.script_args[script.args_from : script.args_to]
                 getattr(script, hook)(p, *first, *script_args, **kwargs)
 
-    def component_made(self, hook: str, component: Any, **kwargs: Any) -> None:
-        """before_component or after_component of every script."""
+    def after_component(self, component: Any, **kwargs: Any) -> None:
         for script in self.scripts:
-            with _reported(f"Error running {hook}: {script.filename}"):
-                getattr(script, hook)(component, **kwargs)
+            with _reported(f"Error running after_component: {script.filename}"):
+                script.after_component(component, **kwargs)
 
 
 for _hook in HOOKS:

@@ -230,7 +230,7 @@ class Api:
         self, kind: type[StableDiffusionProcessing], runner: scripts.ScriptRunner, request: Any,
         from_infotext: dict[int, Any], **pictures: Any,
     ) -> dict:
-        name = request.script_name
+        tab, name = "txt2img" if runner is scripts.scripts_txt2img else "img2img", request.script_name
         selected = get_script(name, runner.selectable_scripts) if name else None
         sampler, scheduler = sd_samplers.get_sampler_and_scheduler(
             request.sampler_name or request.sampler_index, request.scheduler
@@ -246,7 +246,7 @@ class Api:
         with queue_lock, closing(kind(**arguments)) as p:
             p.is_api = True
             p.scripts = runner
-            shared.state.begin(job="API")
+            shared.state.begin(job=f"scripts_{tab}")
             try:
                 p.script_args = tuple(script_args)
                 processed = runner.run(p, *p.script_args) if selected is not None else process_images(p)
