@@ -19,6 +19,12 @@ def own_models() -> Path:
     return Path(__file__).resolve().parents[2] / "models"
 
 
+def module_folders() -> list[Path]:
+    """Where OMS models are looked for if nobody says where: the WebUI's models/OMS, and the extension's own folder."""
+    webui = webui_folder()
+    return [*([webui / "models" / "OMS"] if webui else []), own_models()]
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds --models-dir and --checkpoints."""
     parser.add_argument(
@@ -42,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def places(args: argparse.Namespace) -> Places:
     """The places that the arguments name, or the WebUI's."""
     webui = webui_folder()
-    folders = args.models_dir or [*([webui / "models" / "OMS"] if webui else []), own_models()]
+    folders = args.models_dir or module_folders()
     checkpoints = args.checkpoints or ([webui / "models" / "Stable-diffusion"] if webui else [])
     bundled = webui / "backend/huggingface/stabilityai/stable-diffusion-2-1/tokenizer" if webui else None
     return Places(

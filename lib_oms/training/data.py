@@ -100,6 +100,11 @@ class TrainingData:
     def __len__(self) -> int:
         return len(self.pairs)
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """(C, h, w) of each picture's latents."""
+        return tuple(self.latents.shape[1:])
+
     def batch(self, index: torch.Tensor, drop: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The examples of `index` [B], with the empty caption where `drop` [B] is True.
 

@@ -19,7 +19,10 @@ def _option(default: Any, help: str, **rules: Any) -> Any:
 
 @dataclass
 class TrainingSettings:
-    """Everything a training is told. Fields are the command line's options; help and bounds stand in the metadata."""
+    """Everything a training is told. Fields are the command line's options; help and bounds stand in the metadata.
+
+    `from_` is --from, a word that Python keeps for itself; here it is a folder or a file.
+    """
 
     output: str = _option("", "folder to write the OMS model, its checkpoints and the cache to", free_on_resume=True)
     latents: str = _option("", "latent space the OMS model is for: sd (SD1.x, SD2.x), sdxl, or a name of your own")
@@ -31,6 +34,8 @@ class TrainingSettings:
     text_kind: str = _option("openclip", "how the text is encoded", choices=("openclip", "mixclip"))
     caption_column: str = _option("text", "column of the metadata file that holds the caption", free_on_resume=True)
     size: str = _option("base", "size of psi", choices=SIZES)
+    from_: str = _option("", "OMS model to go on from: a folder, a .safetensors file, or a name that "
+                         "`python -m lib_oms models` lists; psi has its size", free_on_resume=True)  # fmt: skip
     resolution: int = _option(512, "pictures are resized and center-cropped to this many pixels a side", low=8)
     steps: int = _option(10000, "optimizer steps", low=1)
     batch_size: int = _option(64, "examples per optimizer step, over all processes and accumulation steps", low=1)

@@ -1,15 +1,22 @@
-"""A model in diffusers layout and a folder of pictures, both as small as they can be, for the trainer's tests."""
+"""For the trainer's tests: a model in diffusers layout, pictures and settings, all as small as they can be."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file
+
+from lib_oms.psi import OMSUNetConfig
+from lib_oms.training import TrainingSettings
+from lib_oms.training.data import TrainingData
 
 TEXT_WIDTH = 32
+LEVELS = (-0.8, 0.0, 0.6)
 CAPTIONS = ("a black page", "a white page", "a grey page")
 
 
@@ -69,3 +76,36 @@ def write_pictures(folder: Path, count: int = 12) -> Path:
         rows.append(json.dumps({"file_name": f"{number:03}.png", "text": CAPTIONS[number % 3]}))
     (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return folder
+
+
+def small_config(width: int = 8) -> OMSUNetConfig:
+    return OMSUNetConfig(
+        block_out_channels=(8, 16), num_attention_heads=(1, 2), cross_attention_dim=width,
+        transformer_layers_per_block=(1, 1), layers_per_block=(1, 1),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), norm_num_groups=4,
+    )  # fmt: skip
+
+
+def small_data(count: int = 24, seed: int = 1) -> TrainingData:
+    """Latents of three brightnesses with a caption each: what psi is to learn, without pictures."""
+    generator = torch.Generator().manual_seed(seed)
+    caption = torch.arange(count) % 3
+    level = torch.tensor(LEVELS)[caption].view(-1, 1, 1, 1)
+    latents = level + 0.1 * torch.randn(count, 4, 4, 4, generator=generator)
+    text = torch.nn.functional.one_hot(torch.arange(4), 8).float()[:, None].expand(4, 5, 8)
+    return TrainingData.from_tensors(latents, text[:3], caption, text[3])
+
+
+def small_settings(output: Path, **changes: Any) -> TrainingSettings:
+    values = dict(latents="oms-demo", steps=6, batch_size=8, lr=1e-3, warmup=2, save_every=2, log_every=2, cpu=True)
+    return TrainingSettings(output=str(output), **{**values, **changes})
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "diffusion_pytorch_model.safetensors")
+
+
+def assert_same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []

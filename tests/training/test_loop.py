@@ -15,51 +15,28 @@ import pytest
 import torch
 from diffusers.models.resnet import ResnetBlock2D
 from safetensors.torch import load_file
-from training_helpers import CAPTIONS, TEXT_WIDTH, write_model, write_picture, write_pictures
+from training_helpers import (
+    CAPTIONS,
+    LEVELS,
+    TEXT_WIDTH,
+    assert_same_bits,
+    small_config,
+    small_data,
+    small_settings,
+    weights,
+    write_model,
+    write_picture,
+    write_pictures,
+)
 
 from lib_oms.errors import OMSError, SettingError
-from lib_oms.psi import OMSUNet, OMSUNetConfig
+from lib_oms.psi import OMSUNet
 from lib_oms.text import load_text_encoder
-from lib_oms.training import TrainingSettings, checkpoint, loop, train
+from lib_oms.training import checkpoint, draws, loop, train
 from lib_oms.training import data as training_data
-from lib_oms.training.data import Encoders, Rows, TrainingData, Workers, encode_examples, load_vae, scaled_latents
+from lib_oms.training.data import Encoders, Rows, Workers, encode_examples, load_vae, scaled_latents
 from lib_oms.training.dataset import read_image_folder
 from lib_oms.training.state import learning_rate, moving_average
-
-LEVELS = (-0.8, 0.0, 0.6)
-
-
-def small_config(width: int = 8) -> OMSUNetConfig:
-    return OMSUNetConfig(
-        block_out_channels=(8, 16), num_attention_heads=(1, 2), cross_attention_dim=width,
-        transformer_layers_per_block=(1, 1), layers_per_block=(1, 1),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), norm_num_groups=4,
-    )  # fmt: skip
-
-
-def small_data(count: int = 24, seed: int = 1) -> TrainingData:
-    """Latents of three brightnesses with a caption each: what psi is to learn, without pictures."""
-    generator = torch.Generator().manual_seed(seed)
-    caption = torch.arange(count) % 3
-    level = torch.tensor(LEVELS)[caption].view(-1, 1, 1, 1)
-    latents = level + 0.1 * torch.randn(count, 4, 4, 4, generator=generator)
-    text = torch.nn.functional.one_hot(torch.arange(4), 8).float()[:, None].expand(4, 5, 8)
-    return TrainingData.from_tensors(latents, text[:3], caption, text[3])
-
-
-def small_settings(output, **changes) -> TrainingSettings:
-    values = dict(latents="oms-demo", steps=6, batch_size=8, lr=1e-3, warmup=2, save_every=2, log_every=2, cpu=True)
-    return TrainingSettings(output=str(output), **{**values, **changes})
-
-
-def weights(folder):
-    return load_file(folder / "diffusion_pytorch_model.safetensors")
-
-
-def assert_same_bits(a, b):
-    assert a.keys() == b.keys()
-    assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +181,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
 
 def all_draws(settings, data, share=None, first=0):
     share = share or [slice(0, settings.batch_size)]
-    return list(loop.ahead(loop.draws(settings, data, share, first)))
+    return list(draws.ahead(draws.draws(settings, data, share, first)))
 
 
 def test_draws_depend_on_the_step_alone(tmp_path):
@@ -227,11 +204,11 @@ def test_processes_share_one_batch(tmp_path):
 
 
 def test_every_epoch_shows_each_example_once_in_another_order():
-    order = loop.Order(seed=5, count=7)
+    order = draws.Order(seed=5, count=7)
     seen = torch.cat([order.examples(first, 3) for first in range(0, 21, 3)]).view(3, 7)
     assert seen.sort(dim=1).values.tolist() == [list(range(7))] * 3
     assert len({tuple(epoch) for epoch in seen.tolist()}) == 3
-    assert torch.equal(loop.Order(5, 7).examples(9, 12), seen.flatten()[9:])
+    assert torch.equal(draws.Order(5, 7).examples(9, 12), seen.flatten()[9:])
 
 
 def test_a_batch_may_be_larger_than_the_data(tmp_path):
