@@ -137,7 +137,7 @@ def environment(session: nox.Session, host: str) -> str:
         session.run_install(*make, str(folder), external=True)
         pip(session, "uv", *shlex.split(torch), python=interpreter)
     if host == "latest":
-        install(session, "-e", ".[test-library]", python=interpreter)
+        install(session, "-e", ".[test-library,train]", python=interpreter)
     elif "gradio" not in installed:
         install_project(session, "demo,test,types", host, interpreter)
     else:

@@ -16,7 +16,7 @@ from lib_oms.errors import OMSError
 
 # command: (module that implements it, what it does in a line)
 COMMANDS = {
-    "train": ("lib_oms.commands.train", "train an OMS model on a folder of pictures with captions"),
+    "train": ("lib_oms.commands.train", "train an OMS model on pictures with captions"),
     "evaluate": ("lib_oms.commands.evaluate", "measure what an OMS model does to the brightness of pictures"),
     "models": ("lib_oms.commands.models", "list the OMS models that are here, and those that can be downloaded"),
     "download": ("lib_oms.commands.download", "download a published OMS model and its text encoder"),

@@ -1,4 +1,4 @@
-"""`python -m lib_oms train`: trains an OMS model on a folder of pictures with captions."""
+"""`python -m lib_oms train`: trains an OMS model on pictures with captions."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ needed any more are deleted.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -24,7 +25,8 @@ from safetensors.torch import save_file
 
 from lib_oms.devices import channels_last
 from lib_oms.errors import OMSError, SettingError
-from lib_oms.training.dataset import Example, hash_file, hash_json, load_picture
+from lib_oms.training.buckets import Size, nearest
+from lib_oms.training.dataset import Example, hash_file, hash_json, load_picture, picture_size
 
 if TYPE_CHECKING:
     from diffusers.models import AutoencoderKL
@@ -101,6 +103,16 @@ class TrainingData:
         return len(self.pairs)
 
     @property
+    def description(self) -> str:
+        """How much there is of it, for messages and the module's file."""
+        return f"{len(self)} examples"
+
+    @property
+    def text_width(self) -> int:
+        """D of the text."""
+        return int(self.text.shape[-1])
+
+    @property
     def latent_shape(self) -> tuple[int, ...]:
         """(C, h, w) of each picture's latents."""
         return tuple(self.latents.shape[1:])
@@ -113,6 +125,32 @@ class TrainingData:
         """
         picture, caption = self.pairs[index].unbind(1)
         return self.latents[picture].float(), self.text[caption.masked_fill(drop, EMPTY)].float()
+
+
+@dataclass
+class BucketedData:
+    """Pictures of several sizes: for every size its own data, all of it with the same text and hashes."""
+
+    parts: list[TrainingData]
+    hashes: dict[str, str]
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    @property
+    def description(self) -> str:
+        """How much there is of it, for messages and the module's file."""
+        return f"{len(self)} examples in {len(self.parts)} sizes"
+
+    @property
+    def text_width(self) -> int:
+        """D of the text."""
+        return self.parts[0].text_width
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """(C, h, w) of the size that most pictures have."""
+        return max(self.parts, key=len).latent_shape
 
 
 @dataclass
@@ -145,9 +183,18 @@ class Workers:
 
 
 def encode_examples(
-    examples: Sequence[Example], encoders: Encoders, resolution: int, cache: Path, workers: Workers, batch_size: int = 8
-) -> TrainingData:
+    examples: Sequence[Example],
+    encoders: Encoders,
+    resolution: int,
+    cache: Path,
+    workers: Workers,
+    batch_size: int = 8,
+    sizes: Sequence[Size] = (),
+) -> TrainingData | BucketedData:
     """Encodes pictures and captions, each different one once, or finds them in the cache.
+
+    `sizes`: a picture gets the one whose shape is most like its own, and there is data for each; without, all are
+    squares of `resolution`.
 
     Latents are the mean of the VAE's distribution, not a sample: the loss is a squared error against x_0 and psi does
     not see which sample was drawn, so the minimum is the same and the gradient less noisy.
@@ -156,50 +203,75 @@ def encode_examples(
         OMSError: a picture cannot be read; the VAE's folder is none.
         SettingError: `resolution` is no multiple of the VAE's factor.
     """
-    vae_config = read_vae_config(encoders.vae)
-    factor = 2 ** (len(vae_config["block_out_channels"]) - 1)
+    vae_factor(read_vae_config(encoders.vae), resolution)
+    cache.mkdir(parents=True, exist_ok=True)
+    paths = sorted({example.picture for example in examples})
+    with ThreadPoolExecutor(workers.threads) as pool:
+        content = dict(zip(paths, pool.map(hash_file, paths), strict=True))
+        own = pool.map(picture_size, paths) if sizes else ()
+        size_of = {path: nearest(sizes, size) for path, size in zip(paths, own, strict=True)} if sizes else {}
+    square = (resolution, resolution)
+    captions = {hash_json(caption): caption for caption in ["", *sorted({e.caption for e in examples} - {""})]}
+    hashes = {
+        "dataset": hash_json([[content[example.picture], example.caption] for example in examples]),
+        **hash_encoders(encoders),
+    }
+
+    def encode_pictures(size: Size) -> Callable[[Sequence[Path]], torch.Tensor]:
+        # Channels last: convolutions take half the time on a CPU.
+        vae = channels_last(load_vae(encoders.vae), workers.device)
+
+        def encode(paths: Sequence[Path]) -> torch.Tensor:
+            with ThreadPoolExecutor(workers.threads) as pool:
+                pixels = torch.stack(list(pool.map(lambda path: load_picture(path, size), paths)))
+            return scaled_latents(vae, pixels.to(workers.device, memory_format=torch.channels_last))
+
+        return encode
+
+    # Text first: it is done sooner, so what is wrong with it is said sooner.
+    text, used = _cached(
+        "text", cache, captions, [hashes["text_encoder"], encoders.text_kind],
+        CAPTIONS_PER_SHARD, lambda: encoders.load_text(workers.device), 4 * batch_size, workers,
+    )  # fmt: skip
+    caption_row = {caption: row for row, caption in enumerate(captions.values())}
+    parts = []
+    for size in sizes or [square]:
+        shown = [example for example in examples if size_of.get(example.picture, square) == size]
+        if not shown and sizes:
+            continue
+        pictures = {content[example.picture]: example.picture for example in shown}
+        made_by = [hashes["vae"], resolution if size == square else list(size)]
+        latents, files = _cached(
+            "latents", cache, pictures, made_by,
+            PICTURES_PER_SHARD, functools.partial(encode_pictures, size), batch_size, workers,
+        )  # fmt: skip
+        used |= files
+        picture_row = {identity: row for row, identity in enumerate(pictures)}
+        pairs = [[picture_row[content[example.picture]], caption_row[example.caption]] for example in shown]
+        parts.append(TrainingData(latents, text, torch.tensor(pairs), hashes))
+    if workers.rank == 0:
+        _delete_others(cache, used)
+    return BucketedData(parts, hashes) if sizes else parts[0]
+
+
+def vae_factor(config: Mapping[str, Any], resolution: int) -> int:
+    """How many pixels a side of a latent stands for. Raises SettingError if that does not divide the resolution."""
+    factor = int(2 ** (len(config["block_out_channels"]) - 1))
     if resolution % factor:
         below = resolution // factor * factor
         raise SettingError(
             f"resolution {resolution} is no multiple of {factor}, the factor of this VAE: "
             f"use {below or factor} or {below + factor}."
         )
-    cache.mkdir(parents=True, exist_ok=True)
-    paths = sorted({example.picture for example in examples})
-    with ThreadPoolExecutor(workers.threads) as pool:
-        content = dict(zip(paths, pool.map(hash_file, paths), strict=True))
-    pictures = {content[path]: path for path in paths}
-    captions = {hash_json(caption): caption for caption in ["", *sorted({e.caption for e in examples} - {""})]}
-    hashes = {
-        "dataset": hash_json([[content[example.picture], example.caption] for example in examples]),
+    return factor
+
+
+def hash_encoders(encoders: Encoders) -> dict[str, str]:
+    """What VAE and text encoder are, by name."""
+    return {
         "vae": hash_folder(encoders.vae),
         "text_encoder": hash_json([hash_folder(folder) for folder in encoders.text_folders]),
     }
-
-    def encode_pictures() -> Callable[[Sequence[Path]], torch.Tensor]:
-        # Channels last: convolutions take half the time on a CPU.
-        vae = channels_last(load_vae(encoders.vae), workers.device)
-
-        def encode(paths: Sequence[Path]) -> torch.Tensor:
-            with ThreadPoolExecutor(workers.threads) as pool:
-                pixels = torch.stack(list(pool.map(lambda path: load_picture(path, resolution), paths)))
-            return scaled_latents(vae, pixels.to(workers.device, memory_format=torch.channels_last))
-
-        return encode
-
-    # Text first: it is done sooner, so what is wrong with it is said sooner.
-    text = _cached(
-        "text", cache, captions, [hashes["text_encoder"], encoders.text_kind],
-        CAPTIONS_PER_SHARD, lambda: encoders.load_text(workers.device), 4 * batch_size, workers,
-    )  # fmt: skip
-    latents = _cached(
-        "latents", cache, pictures, [hashes["vae"], resolution],
-        PICTURES_PER_SHARD, encode_pictures, batch_size, workers,
-    )  # fmt: skip
-    picture_row = {identity: row for row, identity in enumerate(pictures)}
-    caption_row = {caption: row for row, caption in enumerate(captions.values())}
-    pairs = [[picture_row[content[example.picture]], caption_row[example.caption]] for example in examples]
-    return TrainingData(latents, text, torch.tensor(pairs), hashes)
 
 
 @torch.no_grad()
@@ -260,9 +332,9 @@ def _cached(
     load: Callable[[], Callable[[Sequence], torch.Tensor]],
     batch_size: int,
     workers: Workers,
-) -> Rows:
-    """Rows of `items`, each under its identity, from the cache; what it lacks is encoded first, shared out among the
-    processes.
+) -> tuple[Rows, set[Path]]:
+    """Rows of `items`, each under its identity, from the cache, and the files that hold them; what it lacks is encoded
+    first, shared out among the processes.
     """
     prefix = f"{kind}-{hash_json(made_by)[:16]}-"
     there = {identity for _, identities, _ in _read_shards(cache, prefix) for identity in identities}
@@ -293,13 +365,16 @@ def _cached(
     place = {identity: row for row, identity in enumerate(stored)}
     if not items.keys() <= place.keys():
         raise OMSError(f"The cache {cache} lacks what was just written: all processes must share one output folder.")
-    if workers.rank == 0:
-        kept = {path for path, _, _ in used}
+    rows = Rows([rows for _, _, rows in used], torch.tensor([place[identity] for identity in items]))
+    return rows, {path for path, _, _ in used}
+
+
+def _delete_others(cache: Path, used: set[Path]) -> None:
+    for kind in ("text", "latents"):
         for path in (*cache.glob(f"{kind}-*"), *cache.glob(f".{kind}-*")):
-            if path not in kept:
+            if path not in used:
                 with suppress(OSError):  # another program looks into it; it is tried again next time
                     path.unlink()
-    return Rows([rows for _, _, rows in used], torch.tensor([place[identity] for identity in items]))
 
 
 def _read_shards(cache: Path, prefix: str) -> list[tuple[Path, list[str], torch.Tensor]]:

@@ -8,13 +8,14 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from lib_oms.errors import OMSError
 
@@ -78,26 +79,45 @@ def read_image_folder(folder: str | Path, caption_column: str = "text") -> list[
     return examples
 
 
-def load_picture(path: str | Path, resolution: int) -> torch.Tensor:
-    """Loads a picture as a square: the shorter side resized to `resolution`, then cut around the center.
+def load_picture(picture: str | Path | bytes, size: int | tuple[int, int], where: str = "") -> torch.Tensor:
+    """Loads a picture: resized so that it fills `size`, then cut around the center.
+
+    Args:
+        picture: path, or what a file holds.
+        size: (width, height), or a square's side.
+        where: what messages call it; its path, if not given.
 
     Returns:
-        [3, resolution, resolution], float32, -1 (black) to 1 (white), as diffusers' VAEs take it.
+        [3, height, width], float32, -1 (black) to 1 (white), as diffusers' VAEs take it.
 
     Raises:
         OMSError: the file is no picture, is cut off, or cannot be read.
     """
+    with _opened(picture, where) as opened:
+        whole = _to_rgb(ImageOps.exif_transpose(opened))
+    fitting = ImageOps.fit(whole, (size, size) if isinstance(size, int) else size, Image.Resampling.LANCZOS)
+    pixels = np.asarray(fitting, dtype=np.float32)
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous() / 127.5 - 1.0
+
+
+def picture_size(picture: str | Path | bytes, where: str = "") -> tuple[int, int]:
+    """(width, height) of a picture as it is seen; only its header is read. Raises OMSError as `load_picture`."""
+    with _opened(picture, where) as opened:
+        on_its_side = opened.getexif().get(ExifTags.Base.Orientation, 1) > 4
+        return (opened.height, opened.width) if on_its_side else opened.size
+
+
+@contextmanager
+def _opened(picture: str | Path | bytes, where: str) -> Iterator[Image.Image]:
     try:
-        with Image.open(path) as opened:
-            picture = _to_rgb(ImageOps.exif_transpose(opened))
+        with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as opened:
+            yield opened
     # What Pillow raises for a damaged file depends on the format: OSError, SyntaxError, ValueError, struct.error, ...
     except Exception as error:
+        name = where or picture
         raise OMSError(
-            f"The picture {path} cannot be read ({error}): replace it, or remove it and its caption."
+            f"The picture {name!s} cannot be read ({error}): replace it, or remove it and its caption."
         ) from error
-    square = ImageOps.fit(picture, (resolution, resolution), Image.Resampling.LANCZOS)
-    pixels = np.asarray(square, dtype=np.float32)
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous() / 127.5 - 1.0
 
 
 def hash_file(path: str | Path) -> str:

@@ -7,27 +7,39 @@ rounding only.
 
 from __future__ import annotations
 
-import hashlib
+import bisect
+import itertools
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from lib_oms.training.data import TrainingData
+from lib_oms.training.chance import chance, permutation, seed_for
+from lib_oms.training.data import BucketedData, TrainingData
 from lib_oms.training.settings import TrainingSettings
 
 Draw = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # noise, text, x_0
 
 
-def draws(settings: TrainingSettings, data: TrainingData, share: Sequence[slice], first_step: int) -> Iterator[Draw]:
+def draws(
+    settings: TrainingSettings, data: TrainingData | BucketedData, share: Sequence[slice], first_step: int
+) -> Iterator[Draw]:
     """What one process trains on from `first_step` on: in every step the parts `share` of the batch."""
+    parts = data.parts if isinstance(data, BucketedData) else [data]
     batch = settings.batch_size
-    order = Order(settings.seed, len(data))
-    for step in range(first_step, settings.steps):
-        index = order.examples(step * batch, batch)
-        drop, noise = chances(settings, step, data.latent_shape)
+    orders = [Order(settings.seed, len(part)) for part in parts]
+    ends = list(itertools.accumulate(len(part) for part in parts))
+    seen = [0] * len(parts)  # examples of each
+    for step in range(settings.steps):
+        # All sizes are drawn as often as they have examples, and each one's examples come in the order of its own.
+        at = bisect.bisect_right(ends[:-1], chance(settings.seed, "size", step) * ends[-1])
+        first, seen[at] = seen[at], seen[at] + batch
+        if step < first_step:
+            continue
+        index = orders[at].examples(first, batch)
+        drop, noise = chances(settings, step, parts[at].latent_shape)
         for part in share:
-            x_0, text = data.batch(index[part], drop[part])
+            x_0, text = parts[at].batch(index[part], drop[part])
             yield noise[part], text, x_0
 
 
@@ -65,13 +77,3 @@ class Order:
         if epoch in self._permutations:
             return self._permutations[epoch]
         return permutation(self.count, self.seed, "epoch", epoch)
-
-
-def permutation(count: int, seed: int, purpose: str, number: int) -> torch.Tensor:
-    """A shuffled 0 .. count - 1 [count], always the same for the same seed, purpose and number."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed_for(seed, purpose, number)))
-
-
-def seed_for(seed: int, purpose: str, number: int = 0) -> int:
-    """A generator's seed (63 bits) for a purpose, unrelated to those of other purposes, steps and seeds."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {purpose} {number}".encode()).digest()[:8], "big") >> 1

@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -28,24 +28,28 @@ from lib_oms import __version__
 from lib_oms.errors import OMSError, SettingError
 from lib_oms.psi import ModuleFile, OMSUNetConfig
 from lib_oms.text import TextEncoder, encoder_width, load_text_encoder
-from lib_oms.training.data import Encoders, TrainingData, Workers, encode_examples, read_vae_config
+from lib_oms.training.buckets import bucket_sizes
+from lib_oms.training.data import BucketedData, Encoders, TrainingData, Workers, encode_examples, read_vae_config
 from lib_oms.training.dataset import hash_file, read_image_folder
-from lib_oms.training.draws import ahead, draws
+from lib_oms.training.draws import Draw, ahead, draws
 from lib_oms.training.network import architecture, make_psi, refuse_other_width, starting_point
 from lib_oms.training.settings import TrainingSettings
+from lib_oms.training.shards import find_shards
 from lib_oms.training.state import Run, learning_rate
+from lib_oms.training.streams import StreamedData
 
+Data = TrainingData | BucketedData | StreamedData
 PACKAGES = ("torch", "diffusers", "accelerate")  # their versions stand in the module's file
 TEXT_FOLDER = re.compile(r"(oms_)?(text_encoder|tokenizer)(_2)?")
 
 
-def train(settings: TrainingSettings, data: TrainingData | None = None, config: OMSUNetConfig | None = None) -> Path:
+def train(settings: TrainingSettings, data: Data | None = None, config: OMSUNetConfig | None = None) -> Path:
     """Trains psi, or continues a training that was interrupted, and returns the folder of the finished module.
 
     The module is written to `<output>/oms_module`; checkpoints, log and cache lie in `<output>/training`.
 
     Args:
-        data: latents and text that are encoded already; None encodes the pictures of `settings.data`.
+        data: latents and text that are encoded already; None takes the pictures of `settings.data`.
         config: psi's architecture; None takes `settings.size` with the width of the text. Where the training starts
             from an OMS model, that one's holds.
 
@@ -58,15 +62,14 @@ def train(settings: TrainingSettings, data: TrainingData | None = None, config: 
     share = _share_of_batch(settings, accelerator.num_processes)[accelerator.process_index]
     work = Path(settings.output) / "training"
     start = starting_point(settings)
-    if data is not None:
-        refuse_other_width(settings, data.text.shape[-1])
-    else:
-        data = _encode(settings, accelerator, start, work / "cache")
+    if data is None:
+        data = _load(settings, accelerator, start, work / "cache")
+    refuse_other_width(settings, data.text_width)
     if start is not None:
         config, data.hashes["start"] = start.config, hash_file(start.weights)
     identity = _identity(settings, config, data)
-    config = architecture(settings, start, data.latent_shape[0], data.text.shape[-1], config)
-    if len(data) == 0:
+    config = architecture(settings, start, data.latent_shape[0], data.text_width, config)
+    if not isinstance(data, StreamedData) and len(data) == 0:
         raise OMSError("There is nothing to train on: no examples.")
 
     psi = make_psi(settings, start, config, accelerator.device)
@@ -74,12 +77,14 @@ def train(settings: TrainingSettings, data: TrainingData | None = None, config: 
     wrapped, stepper = accelerator.prepare(psi, optimizer)
     run = Run(settings, psi, optimizer, accelerator, work, identity)
     run.continue_or_begin()
+    if isinstance(data, StreamedData):
+        data.positions, run.positions_at = run.positions, data.positions_at
     accelerator.print(
-        f"psi of {sum(p.numel() for p in psi.parameters()) / 1e6:.1f} M parameters, {len(data)} examples, "
+        f"psi of {sum(p.numel() for p in psi.parameters()) / 1e6:.1f} M parameters, {data.description}, "
         f"{settings.batch_size} a step, {accelerator.num_processes} process(es) on {accelerator.device.type}"
     )
 
-    parts = ahead(draws(settings, data, share, run.step))
+    parts = ahead(drawn(settings, data, share, run.step))
     bar = tqdm(
         total=settings.steps,
         initial=run.step,
@@ -110,6 +115,13 @@ def train(settings: TrainingSettings, data: TrainingData | None = None, config: 
     return module
 
 
+def drawn(settings: TrainingSettings, data: Data, share: Sequence[slice], first_step: int) -> Iterator[Draw]:
+    """What this process trains on, from a step on: in every step the parts `share` of the batch."""
+    if isinstance(data, StreamedData):
+        return data.draws(share, first_step)
+    return draws(settings, data, share, first_step)
+
+
 def _make_accelerator(settings: TrainingSettings) -> Any:
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
@@ -126,10 +138,13 @@ def _make_accelerator(settings: TrainingSettings) -> Any:
     return accelerator
 
 
-def _encode(settings: TrainingSettings, accelerator: Any, start: ModuleFile | None, cache: Path) -> TrainingData:
-    """Latents and text of the pictures in `settings.data`, from the cache as far as it has them."""
+def _load(settings: TrainingSettings, accelerator: Any, start: ModuleFile | None, cache: Path) -> Data:
+    """What `settings.data` names: streamed shards, or pictures, encoded now as far as the cache lacks them."""
     if not settings.data:
         raise SettingError("data is not given: folder of pictures with captions.")
+    shards = find_shards(settings.data, settings.image_column, settings.caption_column)
+    if shards is not None:
+        return StreamedData(shards, _encoders(settings, start), settings, accelerator.device)
     examples = read_image_folder(settings.data, settings.caption_column)
     show = accelerator.is_local_main_process
     workers = Workers(
@@ -140,9 +155,9 @@ def _encode(settings: TrainingSettings, accelerator: Any, start: ModuleFile | No
         settings.threads,
         functools.partial(tqdm, disable=not show),
     )
-    return encode_examples(
-        examples, _encoders(settings, start), settings.resolution, cache, workers, batch_size=settings.encode_batch
-    )
+    sizes = bucket_sizes(settings.resolution) if settings.buckets else ()
+    encoders = _encoders(settings, start)
+    return encode_examples(examples, encoders, settings.resolution, cache, workers, settings.encode_batch, sizes)
 
 
 def _encoders(settings: TrainingSettings, start: ModuleFile | None) -> Encoders:
@@ -190,7 +205,7 @@ def _share_of_batch(settings: TrainingSettings, processes: int) -> list[list[sli
     return [slices[rank * settings.accumulate : (rank + 1) * settings.accumulate] for rank in range(processes)]
 
 
-def _identity(settings: TrainingSettings, config: OMSUNetConfig | None, data: TrainingData) -> dict[str, Any]:
+def _identity(settings: TrainingSettings, config: OMSUNetConfig | None, data: Data) -> dict[str, Any]:
     """What decides the result of a training: a checkpoint is continued only with the same."""
     decisive = {item.name: getattr(settings, item.name) for item in dataclasses.fields(settings)
                 if not item.metadata.get("free_on_resume")}  # fmt: skip
@@ -199,12 +214,12 @@ def _identity(settings: TrainingSettings, config: OMSUNetConfig | None, data: Tr
     return {**decisive, **{f"content of {name}": value for name, value in data.hashes.items()}}
 
 
-def _facts(settings: TrainingSettings, data: TrainingData, accelerator: Any) -> dict[str, str]:
+def _facts(settings: TrainingSettings, data: Data, accelerator: Any) -> dict[str, str]:
     """What the module's file says about its making. No paths: they mean nothing elsewhere and tell too much."""
     facts = {
         "oms.latents": settings.latents,
         "oms.text_encoder": settings.text_kind,
-        "training.examples": str(len(data)),
+        "training.examples": data.description.removesuffix(" examples"),
         "training.processes": str(accelerator.num_processes),
         "training.latent_size": "x".join(str(side) for side in data.latent_shape[1:]),
         "training.versions": f"lib_oms {__version__}, " + ", ".join(f"{name} {version(name)}" for name in PACKAGES),

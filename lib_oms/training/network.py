@@ -12,7 +12,7 @@ from lib_oms.errors import SettingError
 from lib_oms.files import LATENTS_NAMES
 from lib_oms.psi import ModuleFile, OMSUNet, OMSUNetConfig, inspect_module
 from lib_oms.text import TEXT_ENCODERS
-from lib_oms.training.draws import seed_for
+from lib_oms.training.chance import seed_for
 from lib_oms.training.settings import TrainingSettings
 
 

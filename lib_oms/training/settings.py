@@ -26,17 +26,27 @@ class TrainingSettings:
 
     output: str = _option("", "folder to write the OMS model, its checkpoints and the cache to", free_on_resume=True)
     latents: str = _option("", "latent space the OMS model is for: sd (SD1.x, SD2.x), sdxl, or a name of your own")
-    data: str = _option("", "folder of pictures with captions", free_on_resume=True)
+    data: str = _option("", "pictures with captions: a folder; WebDataset's .tar files ('shards-{000..099}.tar', or a "
+                        "folder of them); a Hugging Face dataset on disk, .parquet files, or hf:NAME, streamed from "
+                        "the hub", free_on_resume=True)  # fmt: skip
     model: str = _option("", "folder with vae/, text_encoder/ and tokenizer/ in diffusers layout", free_on_resume=True)
     vae: str = _option("", "VAE folder, where it is not --model's vae/", free_on_resume=True)
     text: str = _option("", "folder with text_encoder/ and tokenizer/ (mixclip: and those ending in _2), "
                         "where it is not --model", free_on_resume=True)  # fmt: skip
     text_kind: str = _option("openclip", "how the text is encoded", choices=("openclip", "mixclip"))
-    caption_column: str = _option("text", "column of the metadata file that holds the caption", free_on_resume=True)
+    caption_column: str = _option(
+        "text", "column of the metadata file or the dataset that holds the caption", free_on_resume=True
+    )
+    image_column: str = _option("image", "column of a Hugging Face dataset that holds the picture", free_on_resume=True)
+    shuffle_buffer: int = _option(1000, "pictures of shards that are held and shuffled at a time", low=1)
+    streams: int = _option(1, "parts that shards are dealt out to; a process reads only those it needs, so best a "
+                           "multiple of the number of processes", low=1)  # fmt: skip
     size: str = _option("base", "size of psi", choices=SIZES)
     from_: str = _option("", "OMS model to go on from: a folder, a .safetensors file, or a name that "
                          "`python -m lib_oms models` lists; psi has its size", free_on_resume=True)  # fmt: skip
     resolution: int = _option(512, "pictures are resized and center-cropped to this many pixels a side", low=8)
+    buckets: bool = _option(False, "to one of several sizes of about this area instead, in multiples of 64, whichever "
+                            "is most like the picture's shape; a batch has one size")  # fmt: skip
     steps: int = _option(10000, "optimizer steps", low=1)
     batch_size: int = _option(64, "examples per optimizer step, over all processes and accumulation steps", low=1)
     accumulate: int = _option(1, "parts that a process cuts its share of a batch into", low=1, free_on_resume=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,8 @@ class Run:
         self.step = 0
         self.losses: list[float] = []  # since the last line of the log
         self.loss = math.nan  # their mean, at the last line of the log
+        self.positions: dict[str, Any] = {}  # where data that is streamed goes on, by stream
+        self.positions_at: Callable[[int], dict[str, Any]] | None = None  # the same at a later step, of this process
         self.ema = None
         if settings.ema_decay > 0 and accelerator.is_main_process:
             self.ema = moving_average(psi, settings.ema_decay)
@@ -87,6 +90,7 @@ class Run:
         self._make_optimizer_state()
         checkpoint.load_tensors_into(found[-1], self._tensors())
         self.step, self.losses, self.loss = state["step"], state["losses"], state["loss"]
+        self.positions = state.get("positions", {})
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if self.log.is_file():
@@ -119,6 +123,7 @@ class Run:
 
     def checkpoint(self) -> None:
         """Saves the step that was just finished, unless it stands on disk already."""
+        positions = self._positions()  # which all processes take part in
         if not self.accelerator.is_main_process or (self.folder / f"step-{self.step:08d}").exists():
             return
         if not all(bool(torch.isfinite(parameter).all()) for parameter in self.psi.parameters()):
@@ -130,6 +135,7 @@ class Run:
             "losses": self.losses,
             "loss": self.loss,
             "scaler": scaler.state_dict() if scaler is not None else None,
+            "positions": positions,
         }
         checkpoint.save_checkpoint(self.folder, self.step, self._tensors(), state, self.settings.keep)
 
@@ -143,6 +149,15 @@ class Run:
             loss = sum(self.losses) / len(self.losses) if math.isnan(self.loss) else self.loss
             self.psi.save_pretrained(module, metadata={**facts, "training.loss": f"{loss:.6g}"})
         return module
+
+    def _positions(self) -> dict[str, Any]:
+        """Where the streams of all processes go on."""
+        from accelerate.utils import gather_object
+
+        if self.positions_at is None:
+            return {}
+        everyones = gather_object([self.positions_at(self.step)])
+        return {stream: position for own in everyones for stream, position in own.items()}
 
     def _diverged(self) -> OMSError:
         return OMSError(
@@ -172,6 +187,8 @@ class Run:
 
     def _refuse_other_settings(self, path: Path, state: dict[str, Any]) -> None:
         before, now = state.get("settings", {}), self.identity
+        # A training of an earlier version did what a setting that is new since does by default.
+        before = {**{i.name: i.default for i in dataclasses.fields(self.settings) if i.name in now}, **before}
         if now.get("schedule") == "constant" and now["steps"] >= state["step"]:
             before = {**before, "steps": now["steps"]}  # a constant rate does not ask how many steps there will be
         differing = [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,14 @@ def write_pictures(folder: Path, count: int = 12) -> Path:
         rows.append(json.dumps({"file_name": f"{number:03}.png", "text": CAPTIONS[number % 3]}))
     (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return folder
+
+
+def write_tar(path: Path, files: Sequence[Path]) -> Path:
+    """A WebDataset shard of files, in their order."""
+    with tarfile.open(path, "w") as tar:
+        for file in files:
+            tar.add(file, file.name)
+    return path
 
 
 def small_config(width: int = 8) -> OMSUNetConfig:
