@@ -33,9 +33,10 @@ from lib_oms.training.data import BucketedData, Encoders, TrainingData, Workers,
 from lib_oms.training.dataset import hash_file, read_image_folder
 from lib_oms.training.draws import Draw, ahead, draws
 from lib_oms.training.network import architecture, make_psi, refuse_other_width, starting_point
+from lib_oms.training.optional import library
 from lib_oms.training.settings import TrainingSettings
 from lib_oms.training.shards import find_shards
-from lib_oms.training.state import Run, learning_rate
+from lib_oms.training.state import BOARD, Run, learning_rate
 from lib_oms.training.streams import StreamedData
 
 Data = TrainingData | BucketedData | StreamedData
@@ -58,6 +59,8 @@ def train(settings: TrainingSettings, data: Data | None = None, config: OMSUNetC
         OMSError: pictures, captions, VAE, text encoder or a checkpoint that cannot be used; a loss that is not finite.
     """
     settings.validate()
+    if settings.tensorboard:
+        library(BOARD, "--tensorboard needs")  # before hours of encoding
     accelerator = _make_accelerator(settings)
     share = _share_of_batch(settings, accelerator.num_processes)[accelerator.process_index]
     work = Path(settings.output) / "training"

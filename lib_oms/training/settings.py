@@ -67,6 +67,8 @@ class TrainingSettings:
     save_every: int = _option(1000, "steps from one checkpoint to the next", low=1, free_on_resume=True)
     keep: int = _option(2, "checkpoints to keep", low=1, free_on_resume=True)
     log_every: int = _option(50, "steps from one line of log.jsonl to the next", low=1, free_on_resume=True)
+    tensorboard: bool = _option(False, "write loss, learning rate and speed for TensorBoard, too, to "
+                                "OUTPUT/training/tensorboard", free_on_resume=True)  # fmt: skip
     threads: int = _option(4, "threads that load pictures", low=1, free_on_resume=True)
     encode_batch: int = _option(8, "pictures the VAE encodes at once", low=1, free_on_resume=True)
     restart: bool = _option(False, "throw the output folder's checkpoints away and begin anew", free_on_resume=True)

@@ -6,17 +6,16 @@ The libraries that read them are no part of a WebUI, and are imported only here 
 from __future__ import annotations
 
 import glob
-import importlib
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
 from lib_oms.errors import OMSError
 from lib_oms.training.dataset import PICTURE_SUFFIXES, hash_json
+from lib_oms.training.optional import library
 
 HUB = "hf:"
 SAVED = ("dataset_dict.json", "dataset_info.json")  # what datasets' save_to_disk writes
@@ -105,7 +104,7 @@ class TarShards:
     """WebDataset: .tar files in which a picture and its caption (.txt, or a column of its .json) have one name."""
 
     def __init__(self, names: str | Sequence[str], caption_column: str):
-        self._library = _library("webdataset", ".tar shards")
+        self._library = library("webdataset", ".tar shards are read by")
         if isinstance(names, str) and "://" not in names and not names.startswith("pipe:"):
             names = [name for pattern in self._library.shardlists.expand_urls(names)
                      for name in (sorted(glob.glob(pattern)) or [pattern])]  # fmt: skip
@@ -190,39 +189,32 @@ class HuggingFaceShards:
 
 
 def _from_hub(name: str) -> Any:
-    library = _library("datasets", "Hugging Face datasets")
+    datasets = library("datasets", "Hugging Face datasets are read by")
     try:
-        return library.load_dataset(name, split="train", streaming=True).decode(False)
+        return datasets.load_dataset(name, split="train", streaming=True).decode(False)
     except Exception as error:  # of its own, of the hub's client, of the network's
         raise OMSError(f"data {HUB}{name}: the dataset cannot be opened ({error}).") from error
 
 
 def _from_parquet(files: Sequence[str]) -> Any:
-    library = _library("datasets", "Hugging Face datasets")
+    datasets = library("datasets", "Hugging Face datasets are read by")
     try:
-        dataset = library.load_dataset("parquet", data_files=list(files), split="train", streaming=True)
+        dataset = datasets.load_dataset("parquet", data_files=list(files), split="train", streaming=True)
         return dataset.decode(False)
     except Exception as error:
         raise OMSError(f"data {files[0]}: the dataset cannot be opened ({error}).") from error
 
 
 def _from_disk(folder: Path) -> Any:
-    library = _library("datasets", "Hugging Face datasets")
+    datasets = library("datasets", "Hugging Face datasets are read by")
     try:
-        dataset = library.load_from_disk(str(folder))
-        if isinstance(dataset, library.DatasetDict):
+        dataset = datasets.load_from_disk(str(folder))
+        if isinstance(dataset, datasets.DatasetDict):
             dataset = dataset["train"]
         shards = max(1, min(PARTS_OF_SAVED, len(dataset)))
         return dataset.to_iterable_dataset(num_shards=shards).decode(False)
     except Exception as error:
         raise OMSError(f"data {folder}: the dataset cannot be opened ({error}).") from error
-
-
-def _library(name: str, what: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise OMSError(f"{what} are read by the library {name} ({error}): python -m pip install {name}") from error
 
 
 def _endings(row: Mapping[str, Any]) -> list[str]:

@@ -18,8 +18,10 @@ from lib_oms.devices import contiguous
 from lib_oms.errors import OMSError, SettingError
 from lib_oms.psi import OMSUNet
 from lib_oms.training import checkpoint
+from lib_oms.training.optional import library
 from lib_oms.training.settings import TrainingSettings
 
+BOARD = "torch.utils.tensorboard"
 MODULE_FOLDER = "oms_module"  # as the published repositories call it
 
 
@@ -66,6 +68,7 @@ class Run:
         self.step = 0
         self.losses: list[float] = []  # since the last line of the log
         self.loss = math.nan  # their mean, at the last line of the log
+        self.board: Any = None  # TensorBoard's writer, of the process that writes
         self.positions: dict[str, Any] = {}  # where data that is streamed goes on, by stream
         self.positions_at: Callable[[int], dict[str, Any]] | None = None  # the same at a later step, of this process
         self.ema = None
@@ -74,6 +77,13 @@ class Run:
 
     def continue_or_begin(self) -> None:
         """Takes up the newest checkpoint, if there is one and it belongs to these settings."""
+        self._continue_or_begin()
+        if self.settings.tensorboard and self.accelerator.is_main_process:
+            # It hides what a run that was killed had written beyond its last checkpoint.
+            folder = str(self.log.parent / "tensorboard")
+            self.board = library(BOARD, "--tensorboard needs").SummaryWriter(folder, purge_step=self.step + 1)
+
+    def _continue_or_begin(self) -> None:
         if self.accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             checkpoint.remove_unfinished(self.folder)
@@ -115,9 +125,12 @@ class Run:
             self.loss = sum(self.losses) / len(self.losses)
             self.losses = []
             rate = learning_rate(self.settings, self.step - 1)
-            self._write_log(
-                [{"step": self.step, "loss": self.loss, "lr": rate, "images_per_second": round(speed, 1)}], mode="a"
-            )
+            line = {"step": self.step, "loss": self.loss, "lr": rate, "images_per_second": round(speed, 1)}
+            self._write_log([line], mode="a")
+            if self.board is not None:
+                for name in ("loss", "lr", "images_per_second"):
+                    self.board.add_scalar(name, line[name], self.step)
+                self.board.flush()
         if self.step % self.settings.save_every == 0:
             self.checkpoint()
 
@@ -142,6 +155,8 @@ class Run:
     def finish(self, facts: dict[str, str]) -> Path:
         """Writes the module: the moving average where there is one."""
         module = Path(self.settings.output) / MODULE_FOLDER
+        if self.board is not None:
+            self.board.close()
         if self.accelerator.is_main_process:
             if self.ema is not None:
                 self.psi.load_state_dict(self.ema.module.state_dict())

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -169,6 +170,34 @@ def test_log_has_a_line_every_so_often(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "training" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4]
     assert all(math.isfinite(line["loss"]) for line in lines)
+
+
+def board_of(output):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(output / "training" / "tensorboard")).Reload()
+    return {name: [(event.step, event.value) for event in board.Scalars(name)] for name in board.Tags()["scalars"]}
+
+
+def test_tensorboard_shows_what_the_log_says(tmp_path):
+    """Also after a break: what a killed run had written beyond its checkpoint is hidden."""
+    settings = small_settings(tmp_path, steps=4, log_every=1, save_every=2, tensorboard=True)
+    train(settings, small_data(), small_config())
+    checkpoint.remove(checkpoint.list_checkpoints(tmp_path / "training" / "checkpoints")[-1])
+    train(settings, small_data(), small_config())
+    lines = [json.loads(line) for line in (tmp_path / "training" / "log.jsonl").read_text().splitlines()]
+    shown = board_of(tmp_path)
+    assert shown.keys() == {"loss", "lr", "images_per_second"}
+    for name in ("loss", "lr"):
+        assert [step for step, _ in shown[name]] == [1, 2, 3, 4]
+        assert [value for _, value in shown[name]] == pytest.approx([line[name] for line in lines])
+
+
+def test_tensorboard_that_is_missing_is_named_at_once(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(OMSError, match=r"--tensorboard needs the library tensorboard .*pip install tensorboard"):
+        train(small_settings(tmp_path, tensorboard=True), small_data(), small_config())
+    assert not (tmp_path / "training").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
