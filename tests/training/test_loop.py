@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import json
@@ -37,6 +38,7 @@ from lib_oms.training import checkpoint, draws, loop, train
 from lib_oms.training import data as training_data
 from lib_oms.training.data import Encoders, Rows, Workers, encode_examples, load_vae, scaled_latents
 from lib_oms.training.dataset import read_image_folder
+from lib_oms.training.network import checkpoint_gradients
 from lib_oms.training.state import learning_rate, moving_average
 
 
@@ -100,6 +102,18 @@ def test_gradient_checkpointing_changes_rounding_only(tmp_path, monkeypatch):
     assert len(started) > 2 * 1.5 * blocks, "most blocks run forward twice in a step"
     for name in plain:
         torch.testing.assert_close(spared[name], plain[name], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("side", [4, 5])
+def test_gradients_are_the_same_where_activations_are_computed_again(side):
+    text, noise, x_0 = torch.randn(2, 5, 8), torch.randn(2, 4, side, side), torch.randn(2, 4, side, side)
+    plain = OMSUNet(small_config()).train()
+    spared = copy.deepcopy(plain)
+    checkpoint_gradients(spared)
+    for psi in (plain, spared):
+        torch.nn.functional.mse_loss(psi(noise, text), -x_0).backward()
+    for (name, one), other in zip(plain.named_parameters(), spared.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad), name
 
 
 def test_what_is_saved_is_the_moving_average(tmp_path):
