@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lib_oms.errors import OMSError
+from lib_oms.training.sharded import fill
 
 STATE = "state.json"
 TEMPORARY = ".writing-"
@@ -110,7 +111,7 @@ def load_tensors_into(checkpoint: Path, targets: dict[str, torch.Tensor]) -> Non
                     tensor = file.get_tensor(name)
                     if tensor.shape != target.shape:
                         raise _broken(checkpoint, f"{name} is {list(tensor.shape)}, expected {list(target.shape)}")
-                    target.copy_(tensor)
+                    fill(target, tensor)
     except (OSError, SafetensorError) as error:
         raise _broken(checkpoint, str(error)) from error
 

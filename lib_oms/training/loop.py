@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +26,9 @@ from tqdm.auto import tqdm
 
 from lib_oms import __version__
 from lib_oms.errors import OMSError, SettingError
-from lib_oms.psi import ModuleFile, OMSUNetConfig
+from lib_oms.psi import ModuleFile, OMSUNet, OMSUNetConfig
 from lib_oms.text import TextEncoder, encoder_width, load_text_encoder
+from lib_oms.training import sharded
 from lib_oms.training.buckets import bucket_sizes
 from lib_oms.training.data import BucketedData, Encoders, TrainingData, Workers, encode_examples, read_vae_config
 from lib_oms.training.dataset import hash_file, read_image_folder
@@ -36,7 +37,7 @@ from lib_oms.training.network import architecture, make_psi, refuse_other_width,
 from lib_oms.training.optional import library
 from lib_oms.training.settings import TrainingSettings
 from lib_oms.training.shards import find_shards
-from lib_oms.training.state import BOARD, Run, learning_rate
+from lib_oms.training.state import BOARD, Run, learning_rate, moving_average
 from lib_oms.training.streams import StreamedData
 
 Data = TrainingData | BucketedData | StreamedData
@@ -62,6 +63,7 @@ def train(settings: TrainingSettings, data: Data | None = None, config: OMSUNetC
     if settings.tensorboard:
         library(BOARD, "--tensorboard needs")  # before hours of encoding
     accelerator = _make_accelerator(settings)
+    sharded.check(settings, accelerator.num_processes)
     share = _share_of_batch(settings, accelerator.num_processes)[accelerator.process_index]
     work = Path(settings.output) / "training"
     start = starting_point(settings)
@@ -76,9 +78,17 @@ def train(settings: TrainingSettings, data: Data | None = None, config: OMSUNetC
         raise OMSError("There is nothing to train on: no examples.")
 
     psi = make_psi(settings, start, config, accelerator.device)
+    ema = None
+    if settings.ema_decay > 0 and (accelerator.is_main_process or settings.shard):
+        ema = moving_average(psi, settings.ema_decay)
+    if settings.shard:
+        sharded.shard(psi, accelerator.device)
+        if ema is not None:
+            sharded.shard(cast(OMSUNet, ema.module), accelerator.device)
     optimizer = torch.optim.AdamW(psi.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    wrapped, stepper = accelerator.prepare(psi, optimizer)
-    run = Run(settings, psi, optimizer, accelerator, work, identity)
+    # What is sharded needs no wrapping, for its blocks talk to one another by themselves.
+    wrapped, stepper = (psi, optimizer) if settings.shard else accelerator.prepare(psi, optimizer)
+    run = Run(settings, psi, optimizer, ema, accelerator, work, identity)
     run.continue_or_begin()
     if isinstance(data, StreamedData):
         data.positions, run.positions_at = run.positions, data.positions_at
@@ -103,7 +113,9 @@ def train(settings: TrainingSettings, data: Data | None = None, config: OMSUNetC
             for left in reversed(range(settings.accumulate)):
                 noise, text, x_0 = (tensor.to(accelerator.device) for tensor in next(parts))
                 with accelerator.no_sync(wrapped) if left else contextlib.nullcontext():
-                    part_loss = F.mse_loss(wrapped(noise, text).float(), -x_0) / settings.accumulate
+                    with accelerator.autocast() if settings.shard else contextlib.nullcontext():
+                        v = wrapped(noise, text)
+                    part_loss = F.mse_loss(v.float(), -x_0) / settings.accumulate
                     accelerator.backward(part_loss)
                 loss += part_loss.detach()
             if settings.clip > 0:

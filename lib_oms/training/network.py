@@ -87,7 +87,7 @@ def make_psi(
             torch.manual_seed(seed_for(settings.seed, "weights"))
             psi = OMSUNet(config)
     psi.train().to(device)
-    if settings.channels_last or (settings.channels_last is None and device.type == "cpu"):
+    if settings.channels_last or (settings.channels_last is None and device.type == "cpu" and not settings.shard):
         channels_last(psi)
     if settings.gradient_checkpointing:
         checkpoint_gradients(psi)

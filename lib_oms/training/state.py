@@ -20,6 +20,7 @@ from lib_oms.psi import OMSUNet
 from lib_oms.training import checkpoint
 from lib_oms.training.optional import library
 from lib_oms.training.settings import TrainingSettings
+from lib_oms.training.sharded import whole
 
 BOARD = "torch.utils.tensorboard"
 MODULE_FOLDER = "oms_module"  # as the published repositories call it
@@ -58,6 +59,7 @@ class Run:
         settings: TrainingSettings,
         psi: OMSUNet,
         optimizer: torch.optim.Optimizer,
+        ema: AveragedModel | None,
         accelerator: Any,
         work: Path,
         identity: dict[str, Any],
@@ -71,9 +73,7 @@ class Run:
         self.board: Any = None  # TensorBoard's writer, of the process that writes
         self.positions: dict[str, Any] = {}  # where data that is streamed goes on, by stream
         self.positions_at: Callable[[int], dict[str, Any]] | None = None  # the same at a later step, of this process
-        self.ema = None
-        if settings.ema_decay > 0 and accelerator.is_main_process:
-            self.ema = moving_average(psi, settings.ema_decay)
+        self.ema = ema
 
     def continue_or_begin(self) -> None:
         """Takes up the newest checkpoint, if there is one and it belongs to these settings."""
@@ -136,10 +136,11 @@ class Run:
 
     def checkpoint(self) -> None:
         """Saves the step that was just finished, unless it stands on disk already."""
-        positions = self._positions()  # which all processes take part in
+        # Both of which all processes take part in.
+        positions, tensors = self._positions(), whole(self._tensors(), keep=self.accelerator.is_main_process)
         if not self.accelerator.is_main_process or (self.folder / f"step-{self.step:08d}").exists():
             return
-        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.psi.parameters()):
+        if not all(bool(torch.isfinite(tensor).all()) for name, tensor in tensors.items() if name.startswith("psi.")):
             raise self._diverged()
         scaler = self.accelerator.scaler
         state = {
@@ -150,19 +151,22 @@ class Run:
             "scaler": scaler.state_dict() if scaler is not None else None,
             "positions": positions,
         }
-        checkpoint.save_checkpoint(self.folder, self.step, self._tensors(), state, self.settings.keep)
+        checkpoint.save_checkpoint(self.folder, self.step, tensors, state, self.settings.keep)
 
     def finish(self, facts: dict[str, str]) -> Path:
         """Writes the module: the moving average where there is one."""
         module = Path(self.settings.output) / MODULE_FOLDER
         if self.board is not None:
             self.board.close()
+        tensors = (self.psi if self.ema is None else self.ema.module).state_dict()
+        if self.settings.shard:
+            tensors = whole(tensors, keep=self.accelerator.is_main_process)
         if self.accelerator.is_main_process:
-            if self.ema is not None:
-                self.psi.load_state_dict(self.ema.module.state_dict())
-            contiguous(self.psi).eval()
+            psi = OMSUNet(self.psi.config) if self.settings.shard else self.psi
+            psi.load_state_dict(tensors)
+            contiguous(psi).eval()
             loss = sum(self.losses) / len(self.losses) if math.isnan(self.loss) else self.loss
-            self.psi.save_pretrained(module, metadata={**facts, "training.loss": f"{loss:.6g}"})
+            psi.save_pretrained(module, metadata={**facts, "training.loss": f"{loss:.6g}"})
         return module
 
     def _positions(self) -> dict[str, Any]:

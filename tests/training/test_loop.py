@@ -629,6 +629,7 @@ def test_a_vae_with_a_shift_and_one_with_statistics(model):
         ({"size": "huge"}, r"size is 'huge': allowed are tiny, base, large"),
         ({"channels_last": 1}, r"channels_last is 1: bool expected"),
         ({"latents": ""}, r"latents is not given"),
+        ({"shard": True}, r"shard: needs several processes"),
         ({"batch_size": 6, "accumulate": 4}, r"batch_size 6 .* multiple of 4 \(1 process"),
     ],
 )

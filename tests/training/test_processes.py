@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -28,7 +29,8 @@ def options(tmp_path_factory):
     model, pictures = write_model(folder / "model"), write_pictures(folder / "pictures")
     return [
         "--data", str(pictures), "--model", str(model), "--latents", "oms-demo", "--size", "tiny", "--cpu",
-        "--resolution", "16", "--batch-size", "4", "--lr", "0.001", "--warmup", "3", "--save-every", "3",
+        "--resolution", "16", "--batch-size", "4", "--log-every", "1", "--lr", "0.001", "--warmup", "3",
+        "--save-every", "3",
     ]  # fmt: skip
 
 
@@ -72,6 +74,11 @@ def tensors_of(output):
     return load_file(module_of(output))
 
 
+def log_of(output):
+    lines = map(json.loads, (output / "training" / "log.jsonl").read_text().splitlines())
+    return [(line["step"], line["loss"]) for line in lines]
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, root, options):
     output = tmp_path_factory.mktemp("uninterrupted")
@@ -108,7 +115,7 @@ def test_an_interrupted_and_a_killed_training_continue_to_the_same_result(tmp_pa
     ids=["accelerate", "torchrun"],
 )  # fmt: skip
 def test_two_processes_train_what_one_trains(tmp_path, root, options, uninterrupted, launcher):
-    """Also when they continue what one process began."""
+    """Also when they continue what one process began. The losses are the same as well, at every step."""
     if launcher[0].startswith("torch"):
         third = Path("training") / "checkpoints" / "step-00000003"
         shutil.copytree(uninterrupted / third, tmp_path / third)
@@ -122,6 +129,29 @@ def test_two_processes_train_what_one_trains(tmp_path, root, options, uninterrup
     expected, result = tensors_of(uninterrupted), tensors_of(tmp_path)
     for name in expected:
         torch.testing.assert_close(result[name], expected[name], atol=2e-4, rtol=1e-2)
+    ran, alone = log_of(tmp_path), log_of(uninterrupted)
+    assert [step for step, _ in ran] == [step for step, _ in alone if step > 3 or not launcher[0].startswith("torch")]
+    assert [loss for _, loss in ran] == pytest.approx([loss for _, loss in alone[-len(ran) :]], rel=1e-4)
+
+
+def test_two_processes_that_share_out_the_weights_train_what_one_trains(tmp_path, root, options, uninterrupted):
+    """In two halves, so that what is shared out is written and read again, too."""
+    third = Path("training") / "checkpoints" / "step-00000003"
+    shutil.copytree(uninterrupted / third, tmp_path / third)
+    command = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "lib_oms", "train", *options,
+               "--steps", "16", "--shard", "--keep", "9", "--accumulate", "2", "--output", str(tmp_path)]  # fmt: skip
+    assert "continuing from" in finish(start(root, *command))
+    for step in (12, 15, 16):
+        shutil.rmtree(tmp_path / "training" / "checkpoints" / f"step-{step:08}")
+    assert "step-00000009" in finish(start(root, *command))
+    expected, result = tensors_of(uninterrupted), tensors_of(tmp_path)
+    assert expected.keys() == result.keys()
+    for name in expected:
+        torch.testing.assert_close(result[name], expected[name], atol=2e-4, rtol=1e-2)
+    kept = Path("training") / "checkpoints" / "step-00000015" / "optimizer.safetensors"
+    assert {n: t.shape for n, t in load_file(tmp_path / kept).items()} == {
+        n: t.shape for n, t in load_file(uninterrupted / kept).items()
+    }
 
 
 def test_bf16(tmp_path, root, options):
