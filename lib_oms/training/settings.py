@@ -63,7 +63,7 @@ class TrainingSettings:
     cpu: bool = _option(False, "train on the CPU even where there is an accelerator", free_on_resume=True)
     channels_last: bool | None = _option(None, "memory layout, twice as fast on CPUs (default: on the CPU only)",
                                          free_on_resume=True)  # fmt: skip
-    gradient_checkpointing: bool = _option(False, "less memory, a third more time", free_on_resume=True)
+    gradient_checkpointing: bool = _option(False, "less memory, a fifth more time", free_on_resume=True)
     shard: bool = _option(False, "several processes share out weights, gradients, optimizer and average, instead of "
                           "each having all (torch's FSDP)", free_on_resume=True)  # fmt: skip
     save_every: int = _option(1000, "steps from one checkpoint to the next", low=1, free_on_resume=True)

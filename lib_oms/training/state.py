@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim.swa_utils import AveragedModel
@@ -21,6 +21,9 @@ from lib_oms.training import checkpoint
 from lib_oms.training.optional import library
 from lib_oms.training.settings import TrainingSettings
 from lib_oms.training.sharded import whole
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 BOARD = "torch.utils.tensorboard"
 MODULE_FOLDER = "oms_module"  # as the published repositories call it
@@ -70,7 +73,7 @@ class Run:
         self.step = 0
         self.losses: list[float] = []  # since the last line of the log
         self.loss = math.nan  # their mean, at the last line of the log
-        self.board: Any = None  # TensorBoard's writer, of the process that writes
+        self.board: SummaryWriter | None = None  # TensorBoard's writer, of the process that writes
         self.positions: dict[str, Any] = {}  # where data that is streamed goes on, by stream
         self.positions_at: Callable[[int], dict[str, Any]] | None = None  # the same at a later step, of this process
         self.ema = ema
