@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from training_helpers import write_model, write_pictures
+from training_helpers import write_model, write_pictures, write_tar
 
 pytestmark = pytest.mark.slow
 
@@ -152,6 +152,25 @@ def test_two_processes_that_share_out_the_weights_train_what_one_trains(tmp_path
     assert {n: t.shape for n, t in load_file(tmp_path / kept).items()} == {
         n: t.shape for n, t in load_file(uninterrupted / kept).items()
     }
+
+
+def test_two_processes_read_shards_as_one_does_and_one_goes_on(tmp_path, root, options):
+    files = sorted(write_pictures(tmp_path / "pictures").glob("*.png"))
+    for file in files:
+        file.with_suffix(".txt").write_text(f"a page {file.stem}", encoding="utf-8")
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for at in range(0, 12, 3):
+        pairs = [(file, file.with_suffix(".txt")) for file in files[at : at + 3]]
+        write_tar(shards / f"{at:02}.tar", [file for pair in pairs for file in pair])
+    words = ["-m", "lib_oms", "train", *options, "--data", str(shards), "--streams", "2", "--shuffle-buffer", "4",
+             "--steps", "6", "--output", str(tmp_path / "out")]  # fmt: skip
+    finish(start(root, "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *words))
+    losses = log_of(tmp_path / "out")
+    assert [step for step, _ in losses] == [1, 2, 3, 4, 5, 6]
+    shutil.rmtree(tmp_path / "out" / "training" / "checkpoints" / "step-00000006")
+    assert "step-00000003" in finish(start(root, *words[1:]))
+    assert [loss for _, loss in log_of(tmp_path / "out")] == pytest.approx([loss for _, loss in losses], rel=1e-4)
 
 
 def test_bf16(tmp_path, root, options):
