@@ -94,7 +94,10 @@ def find_shards(data: str, image_column: str, caption_column: str) -> Shards | N
     if not tars and not tables:
         return None
     if (tars and tables) or any(path.suffix.lower() in PICTURE_SUFFIXES for path in folder.rglob("*")):
-        raise OMSError(f"data {data}: the folder holds shards and other data; name the shards, as in {data}/*.tar.")
+        raise OMSError(
+            f"data {data}: the folder holds shards and other data: keep one of them there, or name the shards, as in "
+            f"{data}/*.tar."
+        )
     if tars:
         return TarShards(tars, caption_column)
     return HuggingFaceShards(_from_parquet(tables), _names_and_sizes(tables), image_column, caption_column)

@@ -85,20 +85,20 @@ def data(request, tmp_path_factory):
 
 
 def settings_for(output, data, model, **changes):
-    values = dict(data=data, model=str(model), resolution=192, buckets=True, batch_size=4, shuffle_buffer=18)
+    values = dict(data=data, model=str(model), resolution=192, buckets=True, batch_size=2, shuffle_buffer=18)
     return small_settings(output, **{**values, **changes})
 
 
 def test_every_batch_has_one_size_and_all_sizes_come(tmp_path, data, model):
-    settings = settings_for(tmp_path, data, model, steps=10)
+    settings = settings_for(tmp_path, data, model, steps=9)
     source = loop._load(settings, loop._make_accelerator(settings), None, tmp_path / "cache")
-    batches = list(loop.drawn(settings, source, [slice(0, 4)], 0))
+    batches = list(loop.drawn(settings, source, [slice(0, 2)], 0))
     assert [tuple(noise.shape) for noise, _, _ in batches] == [tuple(x_0.shape) for _, _, x_0 in batches]
     assert {tuple(x_0.shape[2:]) for _, _, x_0 in batches} == {(height // 8, width // 8) for width, height in SIZES}
 
 
 def test_a_training_cut_short_goes_on_to_the_same_bits(tmp_path, data, model):
-    settings = dict(steps=6, save_every=3, keep=9)
+    settings = dict(steps=4, save_every=2, keep=9)
     whole = train(settings_for(tmp_path / "whole", data, model, **settings), config=small_config(32))
     shutil.copytree(tmp_path / "whole" / "training", tmp_path / "cut" / "training")
     checkpoint.remove(checkpoint.list_checkpoints(tmp_path / "cut" / "training" / "checkpoints")[-1])

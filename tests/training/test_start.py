@@ -26,7 +26,7 @@ def a_module(folder, config: OMSUNetConfig | None = None, **facts: str) -> str:
 def test_a_training_goes_on_from_an_oms_model(tmp_path, name):
     start = a_module(tmp_path / name, **{"oms.latents": "oms-demo", "modelspec.title": "the other"})
     before = OMSUNet.from_pretrained(start)
-    settings = small_settings(tmp_path / "out", from_=start, lr=1e-6, size="large")
+    settings = small_settings(tmp_path / "out", from_=start, lr=1e-6, size="large", steps=1)
     result = OMSUNet.from_pretrained(train(settings, small_data()))
     assert result.config == before.config, "not that of --size"
     for key, value in before.state_dict().items():
@@ -38,21 +38,21 @@ def test_a_training_goes_on_from_an_oms_model(tmp_path, name):
 def test_halves_are_trained_in_float32(tmp_path):
     torch.manual_seed(11)
     OMSUNet(small_config()).save_pretrained(tmp_path / "half", variant="fp16")
-    folder = train(small_settings(tmp_path / "out", from_=str(tmp_path / "half")), small_data())
+    folder = train(small_settings(tmp_path / "out", from_=str(tmp_path / "half"), steps=1), small_data())
     assert {tensor.dtype for tensor in weights(folder).values()} == {torch.float32}
 
 
 def test_another_start_does_not_continue(tmp_path):
     first = a_module(tmp_path / "a")
-    train(small_settings(tmp_path / "out", from_=first), small_data())
+    train(small_settings(tmp_path / "out", from_=first, steps=1), small_data())
     tensors = load_file(f"{first}/diffusion_pytorch_model.safetensors")
     other = OMSUNet(small_config())
     other.load_state_dict({name: tensor + 1 for name, tensor in tensors.items()})
     other.save_pretrained(tmp_path / "b")
     with pytest.raises(SettingError, match="content of start was"):
-        train(small_settings(tmp_path / "out", from_=str(tmp_path / "b")), small_data())
+        train(small_settings(tmp_path / "out", from_=str(tmp_path / "b"), steps=1), small_data())
     (tmp_path / "a").rename(tmp_path / "moved")
-    train(small_settings(tmp_path / "out", from_=str(tmp_path / "moved")), small_data())
+    train(small_settings(tmp_path / "out", from_=str(tmp_path / "moved"), steps=1), small_data())
 
 
 @pytest.mark.parametrize(

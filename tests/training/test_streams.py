@@ -20,7 +20,7 @@ from lib_oms.training.streams import BEGINNING, Stream
 
 try:
     import datasets
-except ImportError:  # not installed, or not beside the huggingface_hub that a WebUI pins
+except Exception:  # not installed, or not beside the huggingface_hub that a WebUI pins
     datasets = None
 
 needs_datasets = pytest.mark.skipif(datasets is None, reason="datasets needs newer libraries than this WebUI pins")
@@ -161,7 +161,7 @@ def losses(output):
 
 def test_a_training_cut_short_goes_on_to_the_same_bits(tmp_path, data, model):
     """Also with what it had read and shuffled, and not yet shown: the window is of 7, a batch of 4."""
-    settings = dict(steps=6, save_every=2, keep=9)
+    settings = dict(steps=5, save_every=2, keep=9)
     whole = train(settings_for(tmp_path / "whole", data, model, **settings), config=small_config(32))
     shutil.copytree(tmp_path / "whole" / "training", tmp_path / "cut" / "training")
     for path in checkpoint.list_checkpoints(tmp_path / "cut" / "training" / "checkpoints")[1:]:
@@ -169,7 +169,7 @@ def test_a_training_cut_short_goes_on_to_the_same_bits(tmp_path, data, model):
     cut = train(settings_for(tmp_path / "cut", data, model, **settings), config=small_config(32))
     assert_same_bits(weights(cut), weights(whole))
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
-    assert len(losses(tmp_path / "cut")) == 6
+    assert len(losses(tmp_path / "cut")) == 5
     assert {path.name for path in (tmp_path / "cut" / "training").iterdir()} == {"checkpoints", "log.jsonl"}
 
 
