@@ -166,7 +166,7 @@ def test_unknown_sampler_is_refused_with_the_list():
 def test_without_saying_what_to_measure_nothing_is():
     done = run_cli("evaluate")
     assert done.returncode == 2
-    assert "--embedded, --colors N" in done.stderr
+    assert "--embedded, --solvers, --colors N" in done.stderr
 
 
 @pytest.mark.slow
