@@ -42,28 +42,29 @@ def wait_for_count(ui: WebUIPage, count: str) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("before", "word", "after"),
-    [
-        ("", "night", "night"),
-        ("a lighthouse", "night", "a lighthouse, night"),
-        ("a lighthouse, ", "night", "a lighthouse, night"),
-        ("a lighthouse, night", "night", "a lighthouse"),
-        ("Night, a lighthouse", "night", "a lighthouse"),
-        ("a lighthouse, (night:1.2), moon", "night", "a lighthouse, moon"),
-        ("a lighthouse, ((night))", "night", "a lighthouse"),
-        ("(night and moon:1.2)", "night", "( and moon:1.2)"),
-        ("deep blue sky", "blue", "deep sky"),
-        ("bluebell, sunlight", "blue", "bluebell, sunlight, blue"),
-        ("night, nights, night, night", "night", "nights"),
-        ("pitch  black", "pitch black", ""),
-        ("one\nnight, two", "night", "one\n, two"),
-    ],
+CLICKS = (
+    ("", "night", "night"),
+    ("a lighthouse", "night", "a lighthouse, night"),
+    ("a lighthouse, ", "night", "a lighthouse, night"),
+    ("a lighthouse, night", "night", "a lighthouse"),
+    ("Night, a lighthouse", "night", "a lighthouse"),
+    ("a lighthouse, (night:1.2), moon", "night", "a lighthouse, moon"),
+    ("a lighthouse, ((night))", "night", "a lighthouse"),
+    ("(night and moon:1.2)", "night", "( and moon:1.2)"),
+    ("deep blue sky", "blue", "deep sky"),
+    ("bluebell, sunlight", "blue", "bluebell, sunlight, blue"),
+    ("night, nights, night, night", "night", "nights"),
+    ("pitch  black", "pitch black", ""),
+    ("one\nnight, two", "night", "one\n, two"),
 )
-def test_a_click_puts_a_word_in_or_takes_it_out(ui: WebUIPage, before: str, word: str, after: str) -> None:
-    ui.write("oms_prompt", before)
-    chip(ui, word).click()
-    assert prompt(ui) == after
+"""The prompt before, the word that is clicked, the prompt after."""
+
+
+def test_a_click_puts_a_word_in_or_takes_it_out(ui: WebUIPage) -> None:
+    for before, word, after in CLICKS:
+        ui.write("oms_prompt", before)
+        chip(ui, word).click()
+        assert prompt(ui) == after, before
 
 
 def test_words_are_lit_while_they_are_in_the_prompt(ui: WebUIPage) -> None:
