@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", choices=VARIANTS, default="main", help="the model that One More Step rides on")
     parser.add_argument("--oms-scale", type=float, default=1.0, help="guidance scale of One More Step")
     parser.add_argument(
-        "--quiet", type=int, choices=range(MOST_QUIET + 1), metavar="K", default=argparse.SUPPRESS,
+        "--quiet", type=int, choices=range(MOST_QUIET + 1), metavar="K", default=_SUPPRESS,
         help=f"how many of the noise's low frequencies give way, 0 to {MOST_QUIET} (default: what suits the source)",
     )  # fmt: skip
     parser.add_argument("--eta", type=float, default=0.0, help="share of fresh noise in the step, 0 to 1")

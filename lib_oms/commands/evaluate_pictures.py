@@ -73,9 +73,7 @@ def main(args: argparse.Namespace) -> int:
         raise OMSError("--embedded goes with neither --webui nor folders nor --radius")
     if args.folders and (args.webui or len(args.folders) != 2):
         raise OMSError("give two folders, the raw pictures and the OMS pictures, or --webui, not both")
-    weights = by_library.Weights(
-        args.features, args.clip, args.pickscore, args.imagereward, getattr(args, "device", None) or "cpu"
-    )
+    weights = by_library.Weights(args.features, args.clip, args.pickscore, args.imagereward)
     weights.check()
     schedule = None if args.radius is None else radius.read_schedule(Path(args.radius) if args.radius else None)
     if args.reference is not None and not args.reference.is_dir():

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from lib_oms.errors import OMSError
 from lib_oms.judging.folders import caption_of, pixels
+from lib_oms.judging.plots import to_image
 
 BATCH = 16
 NEAREST = 5
@@ -257,8 +258,8 @@ def _cut(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 def _bytes(file: Path) -> Tensor:
     """[1, 3, H, W], uint8."""
-    return torch.from_numpy(np.round(pixels(file) * 255).astype(np.uint8)).permute(2, 0, 1)[None]
+    return torch.from_numpy(np.array(_image(file))).permute(2, 0, 1)[None]
 
 
 def _image(file: Path) -> Image.Image:
-    return Image.fromarray(_bytes(file)[0].permute(1, 2, 0).numpy())
+    return to_image(pixels(file))

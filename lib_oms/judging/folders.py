@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageColor, ImageOps
 from tqdm import tqdm
 
 from lib_oms.errors import OMSError
@@ -201,7 +201,7 @@ def judge_colors(raw: Folder, oms: Folder) -> list[ColorErrors]:
         }
         if not members:
             continue
-        asked = np.array([[int(code[i : i + 2], 16) / 255 for i in (1, 3, 5)] for code in members.values()])
+        asked = np.array([ImageColor.getrgb(code) for code in members.values()]) / 255
         errors = [metrics.color_differences(side.chosen(list(members)).grounds, asked) for side in (raw, oms)]
         found.append(
             ColorErrors(

@@ -12,7 +12,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,13 +20,6 @@ from lib_oms.errors import OMSError
 from lib_oms.files.disk import read_json
 
 TIMESTEPS = (999, 951, 901, 801, 601, 401, 201, 1)
-STABLE_DIFFUSION = {
-    "num_train_timesteps": 1000,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-}
-"""The schedule of SD1.x, SD2.x and SDXL, as diffusers writes it down."""
 
 
 @dataclass(frozen=True)
@@ -64,19 +56,20 @@ def read_schedule(path: Path | None) -> Tensor:
     Raises:
         OMSError: nothing of the kind is there.
     """
-    if path is not None and path.suffix == ".safetensors":
+    if path is None:
+        from lib_oms.embedded.build import build_scheduler
+
+        return build_scheduler().alphas_cumprod.double()
+    if path.suffix == ".safetensors":
         return _of_checkpoint(path)
-    config: dict[str, Any] = dict(STABLE_DIFFUSION)
-    if path is not None:
-        places = [path, path / "scheduler_config.json", path / "scheduler" / "scheduler_config.json"]
-        file = next((place for place in places if place.is_file()), None)
-        if file is None:
-            raise OMSError(f"{path}: holds no scheduler_config.json, and is no .safetensors checkpoint")
-        config = read_json(file)
+    places = [path, path / "scheduler_config.json", path / "scheduler" / "scheduler_config.json"]
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        raise OMSError(f"{path}: holds no scheduler_config.json, and is no .safetensors checkpoint")
     from diffusers import DDPMScheduler
 
     try:
-        return DDPMScheduler.from_config(config).alphas_cumprod.double()
+        return DDPMScheduler.from_config(read_json(file)).alphas_cumprod.double()
     except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
         raise OMSError(f"{path}: is no schedule of a diffusion model ({error})") from error
 

@@ -217,7 +217,9 @@ class WebUIPage:
         it is for a person who is that quick.
         """
         self.page.wait_for_timeout(100)
+        give_up = time.monotonic() + PATIENCE
         while self._streams:
+            assert time.monotonic() < give_up, "gradio's stream of results stays open"
             self.page.wait_for_timeout(50)
 
     # ---- fields ----
