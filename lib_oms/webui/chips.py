@@ -22,16 +22,19 @@ _MOST = 100
 _LONGEST = 60
 
 
-def build(controls: Mapping[str, Any]) -> None:
-    """Adds the words and the count, made to stand below the OMS prompt."""
+def build(controls: Mapping[str, Any]) -> gr.HTML:
+    """Adds the words and the count, made to stand below the OMS prompt. Returns what shows the words, whose value
+    `as_html` gives.
+    """
     prompt = controls["prompt"]
     with gr.Row(elem_id="oms_words"):
-        gr.HTML(as_html, elem_id="oms_chips")
+        shown = gr.HTML(as_html(), elem_id="oms_chips")
         count = gr.HTML("", elem_id="oms_prompt_count")
         button = unsaved(gr.Button("Count", visible=False, elem_id="oms_prompt_count_button"))
     button.click(fn=_count, inputs=[prompt], outputs=[count], **AT_ONCE)
     # The browser tells no script of a text that a program has put into a field.
     prompt.change(fn=None, inputs=[prompt], outputs=[], **{JS: "(text) => { window.oneMoreStep?.promptChanged(); }"})
+    return shown
 
 
 def words() -> list[str]:

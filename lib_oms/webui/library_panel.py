@@ -20,12 +20,13 @@ from lib_oms.webui.library_list import Look, Offer, error, here, look, terms
 
 @dataclass(frozen=True)
 class Panel:
-    """What of it others change: the frame that folds, the components that `now` gives values for, and the events at
-    whose end a download has ended.
+    """What of it others change: the frame that folds, the components that `now` gives values for, the one that is to
+    hold the name of the download that runs as the page is loaded, and the events at whose end a download has ended.
     """
 
     frame: gr.Accordion
     shown: tuple[Any, ...]
+    running: gr.Textbox
     downloads: tuple[Any, ...]
 
 
@@ -69,15 +70,15 @@ def banner() -> Banner:
 
 def build(frame: gr.Accordion, top: Banner) -> Panel:
     """Adds list and buttons to `frame`, which is open."""
-    shown = gr.HTML(lambda: here(look()), elem_id=elem_id("library_table"))
+    shown = gr.HTML("", elem_id=elem_id("library_table"))
     rows = []
     for number in range(len(NAMES)):
         with gr.Row(visible=False, elem_id=elem_id(f"offer_{number}"), elem_classes=["oms-offer"]) as line:
             rows.append(_row(elem_id(f"offer_{number}"), line))
     progress = _progress(elem_id("download"))
-    gr.HTML(terms, elem_id=elem_id("library_terms"))
-    # Filled as the page is loaded: a download goes on without its page, and a new page must show it.
-    running = gr.Textbox(lambda: downloading.JOB.running_name, visible=False, elem_id=elem_id("download_running"))
+    gr.HTML(terms(), elem_id=elem_id("library_terms"))
+    # A download goes on without its page, and a new page must show it.
+    running = gr.Textbox(visible=False, elem_id=elem_id("download_running"))
     outputs = [part for one in (top.progress, progress) for part in (one.status, one.cancel)]
     for one in (top.progress, progress):
         one.cancel.click(fn=downloading.JOB.cancel, inputs=[], outputs=[], **AT_ONCE)
@@ -87,7 +88,7 @@ def build(frame: gr.Accordion, top: Banner) -> Panel:
     ]
     downloads.append(running.change(fn=_watch, inputs=[], outputs=outputs, show_progress=False))
     parts = [part for row in (top.row, *rows) for part in row.parts]
-    return Panel(frame, (frame, shown, *parts), tuple(downloads))
+    return Panel(frame, (frame, shown, *parts), running, tuple(downloads))
 
 
 def now() -> list[Any]:

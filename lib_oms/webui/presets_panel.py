@@ -69,12 +69,15 @@ class Panel:
             with gr.Row(elem_classes=["oms-buttons"]):
                 self._show = small_button("Show as JSON", "preset_show")
                 self._add = small_button("Add from JSON", "preset_add")
-            self._broken = gr.HTML(_broken, elem_id=elem_id("presets_broken"))
+            self._broken = gr.HTML("", elem_id=elem_id("presets_broken"))
 
-    def connect(self, controls: Mapping[str, Any], page_loaded: gr.Textbox) -> None:
-        """Lets a preset set `controls`, by the settings' names; `page_loaded` changes whenever the page is loaded: the
-        list that the server made at its start is old by then.
-        """
+    @property
+    def shown(self) -> tuple[gr.Dropdown, gr.HTML]:
+        """The components that `now` gives values for."""
+        return self._name, self._broken
+
+    def connect(self, controls: Mapping[str, Any]) -> None:
+        """Lets a preset set `controls`, by the settings' names."""
         settings = [controls[name] for name in NAMED]
         loaded = [*settings, self._told]
         for button in self._to_begin_with:
@@ -85,15 +88,15 @@ class Panel:
         self._delete.click(fn=_delete, inputs=[self._name], outputs=listed, **AT_ONCE)
         self._show.click(fn=_show, inputs=[self._name], outputs=[self._text, self._told], **AT_ONCE)
         self._add.click(fn=_add, inputs=[self._text], outputs=listed, **AT_ONCE)
-        page_loaded.change(fn=_choices, inputs=[], outputs=[self._name], **AT_ONCE)
 
 
 def _names(there: list[Preset]) -> list[str]:
     return [preset.name for preset in there if not preset.problem]
 
 
-def _choices() -> Any:
-    return gr.update(choices=_names(presets().all()))
+def now() -> tuple[Any, str]:
+    """Values for the components of `Panel.shown`."""
+    return gr.update(choices=_names(presets().all())), _broken()
 
 
 def _load(name: Any) -> list[Any]:

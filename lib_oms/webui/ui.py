@@ -9,7 +9,17 @@ import gradio as gr
 from modules import ui_components
 
 from lib_oms.settings import AUTOMATIC, BRUSH, COLOR, NONE, PICTURE, PROMPT, SETTINGS, STYLE
-from lib_oms.webui import chips, given_panel, library_panel, module_note, offer, presets_panel, preview_row, styles
+from lib_oms.webui import (
+    chips,
+    downloading,
+    given_panel,
+    library_panel,
+    module_note,
+    offer,
+    presets_panel,
+    preview_row,
+    styles,
+)
 from lib_oms.webui.controls import AT_ONCE, BY_NAME, JS, color_picker, dropdown, elem_id, radio, slider, tab, textbox
 from lib_oms.webui.library_panel import Panel
 
@@ -44,7 +54,7 @@ def _build(is_img2img: bool) -> list[Any]:
         gr.HTML(_LEAD, elem_id=elem_id("lead"))
         banner = library_panel.banner()
         controls["source"] = radio("source")
-        followed = _followed(controls, has_chips=not is_img2img)
+        words, followed = _followed(controls, has_chips=not is_img2img)
         if not is_img2img:
             preview_row.build()
         with gr.Row(elem_id=elem_id("strength_row")):
@@ -59,22 +69,21 @@ def _build(is_img2img: bool) -> list[Any]:
             note = gr.HTML("", elem_id=elem_id("module_note"))
             panel = library_panel.build(models, banner)
         _follow_the_source(controls, [*followed, advanced])
-        # Another text at every load: its change is the one event of a page load that both generations of gradio have
-        # wherever in the host's page the accordion stands.
-        page_loaded = gr.Textbox(lambda: secrets.token_hex(8), visible=False, elem_id=elem_id("page_loaded"))
-        _keep_up_to_date(controls, page_loaded, refresh, note, panel)
-        start_from.connect(controls, page_loaded)
+        _keep_up_to_date(controls, refresh, note, panel)
+        start_from.connect(controls)
+        _fill_as_the_page_is_loaded(controls, words, start_from, note, panel)
     for setting in SETTINGS:
         controls[setting.name].value = setting.filled_in
     return [controls[setting.name] for setting in SETTINGS]
 
 
-def _followed(controls: dict[str, Any], *, has_chips: bool) -> list[Any]:
-    """What the source is given by. Returns the frames, in the order in which `_shown` speaks of them."""
+def _followed(controls: dict[str, Any], *, has_chips: bool) -> tuple[gr.HTML | None, list[Any]]:
+    """What the source is given by. Returns the words of the prompt, where there are such, and the frames, in the order
+    in which `_shown` speaks of them.
+    """
     with gr.Column(elem_id=elem_id("prompt_frame")) as prompt:
         controls["prompt"] = textbox("prompt", "black background, one candle", lines=2, elem_classes=["prompt"])
-        if has_chips:
-            chips.build(controls)
+        words = chips.build(controls) if has_chips else None
     with gr.Row(visible=False, elem_id=elem_id("given_row")) as row:
         with gr.Column(min_width=240):
             frames = {name: gr.Column(visible=False, elem_id=elem_id(f"{name}_frame")) for name in _GIVEN}
@@ -91,7 +100,7 @@ def _followed(controls: dict[str, Any], *, has_chips: bool) -> list[Any]:
                 gr.HTML(_SLIDERS)
         with gr.Column(min_width=240):
             controls["prompt_weight"] = slider("prompt_weight")
-    return [prompt, row, *frames.values()]
+    return words, [prompt, row, *frames.values()]
 
 
 def _advanced(controls: dict[str, Any]) -> gr.Accordion:
@@ -141,21 +150,38 @@ def _quiet(source: Any, by_hand: Any) -> Any:
     return gr.update(value=setting.by_source.get(source, setting.default)) if by_hand else gr.update()
 
 
-def _keep_up_to_date(
-    controls: dict[str, Any], page_loaded: gr.Textbox, refresh: gr.Button, note: gr.HTML, panel: Panel
-) -> None:
-    """Makes what depends on files and on the loaded checkpoint anew: when the page is loaded, as what the server puts
-    into every page is as it was at its own start; by the refresh button; when a download ends; when the step is
-    switched on; and the line below the dropdown also when another OMS model is chosen or pasted.
+def _keep_up_to_date(controls: dict[str, Any], refresh: gr.Button, note: gr.HTML, panel: Panel) -> None:
+    """Makes what depends on files and on the loaded checkpoint anew: by the refresh button; when a download ends; when
+    the step is switched on; and the line below the dropdown also when another OMS model is chosen or pasted.
     """
     module = controls["module"]
     shown = {"fn": _now, "inputs": [module], "outputs": [module, note, *panel.shown], **AT_ONCE}
-    page_loaded.change(**shown)
     controls["enabled"].change(**shown)
     refresh.click(**shown)
     for download in panel.downloads:
         download.then(**shown)
     module.change(fn=_note, inputs=[module], outputs=[note, panel.frame], **AT_ONCE)
+
+
+def _fill_as_the_page_is_loaded(
+    controls: dict[str, Any], words: gr.HTML | None, start_from: presets_panel.Panel, note: gr.HTML, panel: Panel
+) -> None:
+    """Makes all of it anew when the page is loaded, as what the server puts into every page is as it was at its start.
+
+    By one event for the whole accordion: gradio 4.40 queues what a load calls, and loses what is asked for while it
+    closes the stream of results, as it does in between when several are short.
+    """
+    # Another text at every load: its change is the one event of a page load that both generations of gradio have
+    # wherever in the host's page the accordion stands.
+    page_loaded = gr.Textbox(lambda: secrets.token_hex(8), visible=False, elem_id=elem_id("page_loaded"))
+    module = controls["module"]
+    shown = [module, note, *panel.shown, *start_from.shown, panel.running, *([] if words is None else [words])]
+
+    def fill(chosen: Any) -> list[Any]:
+        filled = [*_now(chosen), *presets_panel.now(), downloading.JOB.running_name]
+        return filled if words is None else [*filled, chips.as_html()]
+
+    page_loaded.change(fn=fill, inputs=[module], outputs=shown, **AT_ONCE)
 
 
 def _note(module: Any) -> tuple[str, Any]:

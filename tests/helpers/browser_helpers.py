@@ -191,8 +191,18 @@ class WebUIPage:
         for end in ("requestfinished", "requestfailed"):
             self.page.on(end, lambda request: self._streams.discard(request))
         self.page.goto(f"{url}/?__theme={theme}")
+        self._wait_until_ready()
+
+    def reload(self) -> None:
+        """Loads the page again."""
+        self.page.reload()
+        self._wait_until_ready()
+
+    def _wait_until_ready(self) -> None:
+        """What the extension asks for as the page is loaded is there last of all: the page hears each press by then."""
         self.find("oms_enabled-visible-checkbox").wait_for()
         self.find("txt2img_generate").wait_for()
+        self.page.wait_for_function("document.querySelector('#oms_library .label-wrap')?.textContent.includes(':')")
         self.rest()
 
     def _on_console(self, message: Any) -> None:
@@ -214,13 +224,14 @@ class WebUIPage:
 
     def rest(self) -> None:
         """Waits until gradio's stream of results is closed: what is asked for while gradio 4.40 closes it is lost, as
-        it is for a person who is that quick.
+        it is for a person who is that quick. Not for long: the browser does not always tell of a stream that gradio
+        reads no more.
         """
         self.page.wait_for_timeout(100)
-        give_up = time.monotonic() + PATIENCE
-        while self._streams:
-            assert time.monotonic() < give_up, "gradio's stream of results stays open"
+        give_up = time.monotonic() + 2
+        while self._streams and time.monotonic() < give_up:
             self.page.wait_for_timeout(50)
+        self._streams.clear()
 
     # ---- fields ----
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import requests
 from browser_helpers import MODEL, DemoProcess, WebUIPage, brightness, contrast
 from PIL import Image, ImageChops
 
@@ -156,6 +157,15 @@ def test_the_brush_paints_in_its_color_shows_what_is_followed_and_can_be_cleared
     ui.page.locator("#oms_brush_canvas").get_by_role("button", name="Clear").click()
     assert ui.text("oms_brush").input_value() == ""
     assert ui.page.evaluate(f"{shown}[1000]") == 128
+
+
+def test_a_page_load_asks_the_queue_for_one_thing(demo: DemoProcess) -> None:
+    """Of several, gradio 4.40 loses what is asked for while it closes the stream after the first."""
+    config = requests.get(f"{demo.url}/config", timeout=60).json()
+    ids = {part["id"]: part["props"].get("elem_id") or "" for part in config["components"]}
+    # gradio 3 names a load "load", with no target; gradio 4 by the target's event
+    loads = [one for one in config["dependencies"] if one.get("trigger") == "load" or [None, "load"] in one["targets"]]
+    assert [ids[output] for one in loads for output in one["outputs"] if "oms_" in ids[output]] == ["oms_page_loaded"]
 
 
 def test_what_is_pressed_while_gradio_closes_its_stream_of_results_is_not_lost(ui: WebUIPage) -> None:

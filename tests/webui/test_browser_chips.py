@@ -107,7 +107,7 @@ def test_own_words_win_and_are_shown_as_they_are(ui: WebUIPage, demo: DemoProces
     own = folder / "chips.txt"
     own.write_text('# mine\n\n  neon   glow \n<b onclick="x">\'&\nneon glow\nfog (thin)\n', encoding="utf-8")
     try:
-        ui.page.reload()
+        ui.reload()
         ui.open_accordion()
         ui.page.locator("#oms_chips").get_by_role("button", name="neon glow", exact=True).wait_for()
         words = ["neon glow", '<b onclick="x">\'&', "fog (thin)"]

@@ -68,7 +68,7 @@ def test_download_fails_is_cancelled_and_succeeds(ui: WebUIPage, hub: Hub, demo:
     press_download(ui, before="start it again")
     bar = ui.find("oms_download_status", "[role=progressbar]")
     bar.wait_for()
-    ui.page.reload()
+    ui.reload()
     bar.wait_for(state="attached")  # a download goes on when its page is loaded again, and is seen there
     ui.unfold("library")
     ui.find("oms_download_cancel").click()
@@ -95,6 +95,6 @@ def test_download_fails_is_cancelled_and_succeeds(ui: WebUIPage, hub: Hub, demo:
     ui.find("oms_module_refresh").click()
     ui.page.wait_for_function("document.querySelector('#oms_library_table').innerText.includes('sub/dropped')")
     (demo.modules / "sub" / "dropped.safetensors").unlink()
-    ui.page.reload()
+    ui.reload()
     ui.page.wait_for_function("document.querySelector('#oms_library_table')?.textContent.includes('SD1/SD2')")
     assert "dropped" not in table.text_content()

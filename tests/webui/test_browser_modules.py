@@ -71,7 +71,7 @@ def add(demo: DemoProcess, model: Path, name: str, latents: str, factor: float =
 
 
 def reload(ui: WebUIPage) -> None:
-    ui.page.reload()
+    ui.reload()
     ui.unfold("library")
 
 

@@ -101,7 +101,7 @@ def test_settings_are_saved_and_come_back_with_their_source(ui: WebUIPage, own: 
     wait_for_value(ui, "oms_prompt", "")
     assert source(ui) == "prompt"
     ui.find("oms_color").wait_for(state="hidden")
-    ui.page.reload()
+    ui.reload()
     ui.open_accordion()
     unfold(ui)
     ui.choose("oms_preset", "Blue hour")  # the page that has just been loaded knows it
@@ -142,7 +142,7 @@ def test_a_preset_is_shared_as_text(ui: WebUIPage, own: Path) -> None:
 def test_a_broken_one_is_listed_with_why_and_stays(ui: WebUIPage, own: Path) -> None:
     torn = own / "torn.json"
     torn.write_text('{"name": "Torn <i>", "settings": {"brightness": 7}}', encoding="utf-8")
-    ui.page.reload()
+    ui.reload()
     ui.open_accordion()
     unfold(ui)
     ui.page.get_by_text("Torn <i>: torn.json: OMS brightness (brightness): 7 is not allowed").wait_for()
