@@ -148,9 +148,7 @@ class OneMoreStep:
             negative = _per_picture(oms_negative_prompt, "oms_negative_prompt", count, pictures)
 
         noise = _noise(pipe, count * pictures, generator, latents, kwargs)
-        fresh = None
-        if eta > 0:
-            fresh = _randn(tuple(noise.shape), generator, noise.device, noise.dtype)
+        fresh = self._fresh_noise(noise, generator, first) if eta > 0 else None
         answer = None
         if settings.uses_prompt:
             assert self.module is not None
@@ -173,6 +171,9 @@ class OneMoreStep:
             if value is not None:
                 kwargs[name] = value
         return pipe(prompt=prompt, generator=generator, latents=start.to(noise.dtype), **kwargs)
+
+    def _fresh_noise(self, noise: Tensor, generator: Any, first: FirstStep) -> Tensor:
+        return _randn(tuple(noise.shape), generator, noise.device, noise.dtype)
 
     def _check_pipeline(self, pipe: Any, takes: Any, settings: OMSSettings) -> None:
         name = type(pipe).__name__

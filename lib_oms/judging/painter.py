@@ -41,6 +41,7 @@ class Painter:
         sampler: one of SAMPLERS.
         cfg: the guidance scale of the main model.
         oms: what else One More Step is given for every picture, by the names of `OneMoreStep`'s arguments.
+        step: what takes the step.
 
     Raises:
         OMSError: there is no such sampler or variant, or the folder does not hold the embedded model.
@@ -55,13 +56,14 @@ class Painter:
         seed: int,
         oms: Mapping[str, Any] = MappingProxyType({}),
         folder: Path = MODEL_DIR,
+        step: type[OneMoreStep] = OneMoreStep,
     ) -> None:
         if sampler not in SAMPLERS:
             raise OMSError(f"there is no sampler {sampler!r}; there are {', '.join(SAMPLERS)}")
         self.pipe = load_pipeline(variant, folder)
         name, options = SAMPLERS[sampler]
         self.pipe.scheduler = getattr(diffusers, name).from_config(self.pipe.scheduler.config, **options)
-        self.oms = OneMoreStep.from_pretrained(folder, dtype=torch.float32)
+        self.oms = step.from_pretrained(folder, dtype=torch.float32)
         self._steps, self._cfg, self._seed, self._given = steps, cfg, seed, dict(oms)
         self.progress: Callable[[int], object] = lambda pictures: None
 

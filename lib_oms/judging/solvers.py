@@ -7,16 +7,21 @@ ended.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from lib_oms.errors import OMSError
 from lib_oms.files.disk import read_json, written_whole
 from lib_oms.judging.evaluate import evaluate
 from lib_oms.judging.painter import SAMPLERS, Painter
 from lib_oms.judging.report import Table
+from lib_oms.pipeline import OneMoreStep
+from lib_oms.step import FirstStep
 
 ETAS = (0.5, 1.0)
 SCALES = (1.0, 2.0, 5.0, 7.5, 10.0)
@@ -38,6 +43,13 @@ _NOTE = (
 )
 
 
+class AuthorsStep(OneMoreStep):
+    """The step as the authors' pipeline takes it: it multiplies fresh noise by 1 - a where sqrt(1 - a) is meant."""
+
+    def _fresh_noise(self, noise: Tensor, generator: Any, first: FirstStep) -> Tensor:
+        return super()._fresh_noise(noise, generator, first) * (first.sigma / math.hypot(1.0, first.sigma))
+
+
 def variations(first: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Names and settings of the rows: `first`, and what differs from it in one of its values."""
     yield f"{first['sampler']}, CFG {first['cfg']:g}, {first['steps']} steps", dict(first)
@@ -50,6 +62,7 @@ def variations(first: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
         for value in values:
             if value != first[name]:
                 yield words.format(value), {**first, name: value}
+    yield "eta 1, the authors' noise term", {**first, "eta": 1.0, "authors": True}
 
 
 def compare(
@@ -78,7 +91,8 @@ def compare(
             found[name] = kept["found"]
             continue
         facts = {"variant": variant, "sampler": row["sampler"], "steps": row["steps"], "cfg": row["cfg"], "seed": seed}
-        painter = Painter(**facts, oms={**oms, "eta": row["eta"]})
+        step = AuthorsStep if row.get("authors") else OneMoreStep
+        painter = Painter(**facts, oms={**oms, "eta": row["eta"]}, step=step)
         result, _ = evaluate(
             painter, **facts, scale=oms["oms_guidance_scale"], quiet=oms["quiet"], eta=row["eta"], count=count,
             small=small,

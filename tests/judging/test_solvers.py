@@ -27,15 +27,19 @@ def test_rows_are_measured_once(
     monkeypatch.setattr(solvers, "SCALES", ())
     monkeypatch.setattr(solvers, "STEPS", ())
     monkeypatch.setattr(solvers, "ETAS", (1.0,))
+    names = ["Euler, CFG 3, 2 steps", "eta 1", "eta 1, the authors' noise term"]
     command = ["evaluate", "--solvers", "--count", "2", "--each", "1", "--sampler", "Euler", "--steps", "2"]
     assert main([*command, "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert [line.split(" | ")[0] for line in said.splitlines()[2:]] == ["| Euler, CFG 3, 2 steps", "| eta 1"]
+    assert [line.split(" | ")[0] for line in said.splitlines()[2:]] == [f"| {name}" for name in names]
     files = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.json")}
-    assert len(files) == 2
+    assert len(files) == 3
     page = tmp_path / "page.html"
     assert main([*command, "--out", str(tmp_path), "--json", "--report", str(page)]) == 0
-    assert list(json.loads(capsys.readouterr().out)) == ["Euler, CFG 3, 2 steps", "eta 1"]
+    rows = json.loads(capsys.readouterr().out)
+    assert list(rows) == names
+    ours, authors = (rows[name]["mean_black"] for name in names[1:])
+    assert 0 < abs(ours - authors) < 0.01  # 0.2 % less noise
     assert {file: file.stat().st_mtime_ns for file in files} == files
     assert "Euler, CFG 3, 2 steps" in page.read_text(encoding="utf-8")
     assert main([*command, "--out", str(tmp_path), "--seed", "9"]) == 2
