@@ -8,11 +8,9 @@ from collections.abc import Iterator
 from tqdm import tqdm
 
 from lib_oms.console import say
-from lib_oms.errors import Cancelled, OMSError, SettingError
-from lib_oms.library import catalogue
+from lib_oms.errors import Cancelled, OMSError
 from lib_oms.library.download import Progress, download
 from lib_oms.library.listing import human_size
-from lib_oms.settings import AUTOMATIC
 from lib_oms.webui import host, sources
 
 _LOOK = 0.3  # seconds between two looks at a download
@@ -78,8 +76,6 @@ class Job:
 
     def _run(self) -> None:
         try:
-            if self.name == AUTOMATIC:
-                self.name = for_loaded_model()
             say(f"Downloading {self.name} for One More Step")
             with tqdm(unit="B", unit_scale=True, desc="One More Step", mininterval=1.0) as bar:
 
@@ -101,19 +97,3 @@ class Job:
 
 
 JOB = Job()
-
-
-def for_loaded_model() -> str:
-    """The name of the published module for the loaded model's latents, of the smallest where there are more.
-
-    Raises:
-        SettingError: there is none.
-    """
-    latents = host.latents_now()
-    fitting = [module for module in catalogue.MODULES if module.latents == latents]
-    if not fitting:
-        raise SettingError(
-            "no published OMS model is made for the loaded checkpoint; load an SD1.x, SD2.x or SDXL checkpoint first, "
-            "or choose one by its name"
-        )
-    return min(fitting, key=lambda module: module.size).name

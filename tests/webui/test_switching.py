@@ -122,17 +122,6 @@ def test_nothing_for_the_checkpoint_says_where_to_get_it(webui: WebUI, model: Pa
     assert used(webui, override_settings={"sd_model_checkpoint": SECOND}) == "wide", "seen without a restart"
 
 
-def test_what_downloads_for_the_loaded_checkpoint(webui: WebUI) -> None:
-    from lib_oms.errors import SettingError
-    from lib_oms.webui import downloading
-
-    used(webui, override_settings={"sd_model_checkpoint": SECOND}, override_settings_restore_afterwards=False)
-    assert downloading.for_loaded_model() == "oms_b_openclip_xl"
-    used(webui, override_settings={"sd_model_checkpoint": FIRST})
-    with pytest.raises(SettingError, match="no published OMS model is made for the loaded checkpoint; load an SD1"):
-        downloading.for_loaded_model()
-
-
 def test_a_module_that_reads_the_loaded_models_text_encoders_is_ready_while_it_is_loaded(
     webui: WebUI,
     pair: tuple,
@@ -168,7 +157,7 @@ def test_a_host_that_loads_a_checkpoint_only_for_its_first_picture(
     """Forge: what was chosen is told by its file until it is loaded."""
     from modules import sd_models
 
-    from lib_oms.webui import downloading, host, module_note, offer
+    from lib_oms.webui import host, module_note, offer
 
     folders = [model.parent]
     monkeypatch.setattr(host, "module_folders", lambda: folders)
@@ -177,7 +166,6 @@ def test_a_host_that_loads_a_checkpoint_only_for_its_first_picture(
     assert host.latents_now() == "sdxl"
     assert offer.automatic().name == "wide"
     assert "Automatic is now wide, for the checkpoint xl (SDXL)." in module_note.as_html("Automatic")
-    assert downloading.for_loaded_model() == "oms_b_openclip_xl"
     monkeypatch.setattr(host, "loaded_model", lambda: object())  # what Forge has instead of a model until then
     assert "Automatic is now wide" in module_note.as_html("Automatic")
     (tmp_path / "xl.safetensors").write_bytes(b"PK")  # as of a .ckpt, nothing is known of it beforehand
