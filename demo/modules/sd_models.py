@@ -119,6 +119,8 @@ class DemoModel:
         with safe_open(info.filename, "pt") as file:
             family = (file.metadata() or {}).get("demo.family", "")
         self.is_sd1, self.is_sd2, self.is_sdxl = (family == name for name in ("sd1", "sd2", "sdxl"))
+        text = SimpleNamespace(wrapped=SimpleNamespace(transformer=self.text_encoder, tokenizer=self.tokenizer))
+        self.cond_stage_model = text if self.is_sd1 else None  # where the host holds SD1.x's text encoder
         self.oms_latents = None if family else "oms-demo"
         shared.opts.data["sd_model_checkpoint"] = info.title
 

@@ -15,7 +15,7 @@ from lib_oms.library.fingerprint import fingerprint
 from lib_oms.library.listing import human_size, state
 from lib_oms.library.text_sources import checkpoint_tower
 from lib_oms.psi import ModuleFile, inspect_module
-from lib_oms.text import KINDS, holds_encoder
+from lib_oms.text import KINDS, TEXT_ENCODERS, encoder_width, holds_encoder
 
 _FITS = {
     "sd": "any checkpoint of SD1.x or SD2.x, and whatever is made of one",
@@ -72,8 +72,9 @@ def _module(module: ModuleFile, path: Path, args: argparse.Namespace) -> list[st
 def _something_else(path: Path, error: ModuleFileError) -> list[str]:
     kinds = [kind for kind in KINDS if path.is_dir() and holds_encoder(path, kind)]
     if kinds:
-        # A pair of text encoders holds what a single one is told by.
-        return [f"{path}: a text encoder, {kinds[-1]}", "fits          OMS models that read it"]
+        # A pair holds what a single one is told by, and the single ones differ in their width alone.
+        fitting = (kind for kind in reversed(kinds) if encoder_width(path, kind) == TEXT_ENCODERS[kind].width)
+        return [f"{path}: a text encoder, {next(fitting, kinds[0])}", "fits          OMS models that read it"]
     if not path.is_file():
         raise error
     header = read_header(path)  # a broken file's own error is better than that it is no module

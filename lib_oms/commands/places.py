@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from lib_oms.library import Places
+from lib_oms.text import LENT
 
 
 def webui_folder() -> Path | None:
@@ -55,5 +56,5 @@ def places(args: argparse.Namespace) -> Places:
         tuple(folders),
         tuple(checkpoints),
         (bundled,) if bundled and bundled.is_dir() else (),
-        will_lend=("mixclip",) if webui else (),  # lib_oms/webui/host_text.py
+        will_lend=LENT if webui else (),  # lib_oms/webui/host_text.py
     )

@@ -192,7 +192,7 @@ def _encoder_part(kind: str, root: Path) -> _Part:
             continue
         place = root / TEXT_ENCODERS_FOLDER / kind
         return _Part(f"text-encoder-{kind}", place, {path: files[path] for path in chosen})
-    instead = " or use any SD2.x checkpoint (.safetensors) in the WebUI's models folder," if kind == "openclip" else ""
+    instead = f" {source.instead}," if source.instead else ""
     raise DownloadError(
         f"the text encoder ({kind}) was found in none of its repositories. Tried: {'; '.join(tried)}. Try later,"
         f"{instead} or put {' and '.join(source.folders)} into {root / TEXT_ENCODERS_FOLDER / kind}"

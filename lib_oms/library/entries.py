@@ -21,6 +21,7 @@ from lib_oms.given.style import STYLES_FOLDER
 from lib_oms.library import catalogue
 from lib_oms.psi import ModuleFile, inspect_module
 from lib_oms.psi.files import CONFIG_NAME, FP16_WEIGHTS_NAME, MODULE_FOLDER, WEIGHTS_NAME
+from lib_oms.text import TEXT_ENCODERS
 
 UNKNOWN = "unknown"
 LATENTS_KEY = "oms.latents"
@@ -32,7 +33,7 @@ _PUBLISHED = {
     for module in catalogue.MODULES
     for name in (module.name, *(repository.split("/")[1] for repository in module.repositories))
 }
-_TEXT_ENCODERS = {1024: "openclip", 2048: "mixclip"}
+_TEXT_ENCODERS = {source.width: kind for kind, source in TEXT_ENCODERS.items()}
 _INDEX_NAME = "model_index.json"
 _WORD = re.compile(r"[\w.+-]{1,64}")
 
@@ -42,7 +43,7 @@ class ModuleEntry:
     """One module as found.
 
     name is its path below the scanned folder, with / and without suffix; latents is "sd" (SD1.x, SD2.x), "sdxl",
-    another name from the file's metadata, or "unknown"; text_encoder is "openclip", "mixclip", another name or
+    another name from the file's metadata, or "unknown"; text_encoder is one of lib_oms.text's KINDS, another name or
     "unknown"; size is that of psi's weights in bytes; problem says why it cannot be used, or is None; width is that of
     the text psi reads; why says what latents and text_encoder were told by.
     """
@@ -276,8 +277,9 @@ def _latents(module: ModuleFile, encoder: str, name: str) -> tuple[str, str]:
     told = _word(module.metadata.get(LATENTS_KEY))
     if told:
         return told, f"metadata {LATENTS_KEY}"
-    if encoder == "mixclip":
-        return "sdxl", "it reads SDXL's own pair of text encoders"
+    own = TEXT_ENCODERS.get(encoder)
+    if own is not None and own.latents is not None:
+        return own.latents, f"the text encoder that it reads is {own.family}'s own"
     for part in _published_as(module, name):
         if part in _PUBLISHED:
             return _PUBLISHED[part], f"published as {part}"

@@ -67,7 +67,8 @@ def state(entry: ModuleEntry, places: Places, finder: Finder | None = None) -> t
         return READY, readable((finder or Finder(places)).find(entry).where)
     except ModuleFileError as error:
         if entry.text_encoder in places.will_lend:
-            return NEEDS_TEXT_ENCODER, "it borrows that of an SDXL checkpoint as soon as one is loaded"
+            family = TEXT_ENCODERS[entry.text_encoder].family
+            return NEEDS_TEXT_ENCODER, f"it borrows that of an {family} checkpoint as soon as one is loaded"
         return NEEDS_TEXT_ENCODER, str(error)
 
 

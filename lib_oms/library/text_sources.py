@@ -49,7 +49,7 @@ class LoadedModel:
 class Places:
     """Where to look: models folders, folders of single-file checkpoints, tokenizer folders that the host brings along,
     the loaded model's text tower, if it has one, the kinds of text encoder that the host lends at need, and those that
-    it will lend when another checkpoint is loaded.
+    it will lend as soon as a checkpoint is loaded that has the latents for them.
     """
 
     folders: tuple[Path, ...] = ()
@@ -91,7 +91,7 @@ class Finder:
         """
         kind, width = entry.text_encoder, entry.width
         if kind not in TEXT_ENCODERS:
-            known = " and ".join(TEXT_ENCODERS)
+            known = ", ".join(TEXT_ENCODERS)
             raise ModuleFileError(
                 f"{entry.path}: reads text encoder {kind!r}, which is not known here; known are {known}"
             )
@@ -383,9 +383,9 @@ def _nowhere(entry: ModuleEntry, lonely: tuple[str, Path] | None, tried: list[st
             f"text-encoder-{kind}`, or put vocab.json and merges.txt out of the folder tokenizer of one of "
             f"{', '.join(repositories)} into {put}. Looked for in {', '.join(tried)}"
         )
-    instead = ", put any SD2.x checkpoint (.safetensors) among the WebUI's models" if kind == "openclip" else ""
+    instead = f"{TEXT_ENCODERS[kind].instead}, " if TEXT_ENCODERS[kind].instead else ""
     return (
         f"the OMS model {entry.name!r} needs its text encoder ({kind}): press Download in the accordion or run "
-        f"`python -m lib_oms download text-encoder-{kind}`{instead}, or put its folders from one of "
+        f"`python -m lib_oms download text-encoder-{kind}`, {instead}or put its folders from one of "
         f"{', '.join(repositories)} beside oms_module. Looked for in {', '.join(tried)}"
     )

@@ -5,6 +5,7 @@ What is known of the encoders as they are published stands in `TEXT_ENCODERS`, a
 
 from lib_oms.text.encoders import (
     KINDS,
+    ClipEncoder,
     MixClipEncoder,
     OpenCLIPEncoder,
     TextEncoder,
@@ -12,11 +13,13 @@ from lib_oms.text.encoders import (
     holds_encoder,
     load_text_encoder,
 )
-from lib_oms.text.published import TEXT_ENCODERS
+from lib_oms.text.published import LENT, TEXT_ENCODERS
 
 __all__ = [
     "KINDS",
+    "LENT",
     "TEXT_ENCODERS",
+    "ClipEncoder",
     "MixClipEncoder",
     "OpenCLIPEncoder",
     "TextEncoder",

@@ -1,4 +1,5 @@
-"""The text encoders that psi understands: OpenCLIP ViT-H as SD2.1 uses it, and SDXL's pair ("mixclip").
+"""The text encoders that psi understands: OpenCLIP ViT-H as SD2.1 uses it, CLIP ViT-L as SD1.x uses it ("clip"), and
+SDXL's pair ("mixclip").
 
 `encode` takes WebUI prompts (see prompt.py) and returns [B, 77 * k, D]. Long prompts are cut as the WebUI does
 it: chunks of 75 tokens, at a comma where one lies within the last 20, each between its own begin and end token. All
@@ -36,7 +37,7 @@ from lib_oms.text.tower import POSITIONS, TextTower, Tower
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CACHED_CHUNKS = 128  # 40 MB of ViT-H, 81 MB of mixclip, in float32
+CACHED_CHUNKS = 128  # 40 MB of ViT-H, 30 MB of clip, 81 MB of mixclip, in float32
 _CHUNKS_AT_ONCE = 8  # bounds the memory that a very long prompt takes
 
 
@@ -174,6 +175,26 @@ class OpenCLIPEncoder(TextEncoder):
         super().__init__([Tower(text_model, tokenizer, penultimate=False)], cached_chunks)
 
 
+class ClipEncoder(TextEncoder):
+    """CLIP ViT-L/14 as SD1.x uses it: all 12 layers, then the final norm; width 768.
+
+    Args:
+        text_model: transformers' CLIPTextModel of SD1.x's `text_encoder`.
+        tokenizer: SD1.x's tokenizer, which pads with the end token.
+
+    Raises:
+        OMSError: the tokenizer pads with another token, or does not belong to the text model.
+    """
+
+    def __init__(self, text_model: PreTrainedModel, tokenizer: Any, cached_chunks: int = CACHED_CHUNKS) -> None:
+        if tokenizer.pad_token_id not in (None, tokenizer.eos_token_id):
+            raise OMSError(
+                f"the tokenizer fills up with {tokenizer.pad_token!r}; SD1.x's fills up with its end token: take the "
+                "tokenizer that belongs to SD1.x"
+            )
+        super().__init__([Tower(text_model, tokenizer, penultimate=False)], cached_chunks)
+
+
 class MixClipEncoder(TextEncoder):
     """SDXL's pair: the penultimate hidden states of CLIP-L and OpenCLIP bigG, no final norm; width 768 + 1280.
 
@@ -196,7 +217,8 @@ class MixClipEncoder(TextEncoder):
         super().__init__(towers, cached_chunks)
 
 
-_PARTS = {"openclip": ("",), "mixclip": ("", "_2")}  # what the folders' names end in
+_ENCODERS = {"openclip": OpenCLIPEncoder, "clip": ClipEncoder, "mixclip": MixClipEncoder}
+_PARTS = {"openclip": ("",), "clip": ("",), "mixclip": ("", "_2")}  # what the folders' names end in
 KINDS = tuple(_PARTS)
 _PREFIXES = ("oms_", "")  # the published modules' folders first, then those of a plain diffusers pipeline
 
@@ -209,12 +231,12 @@ def load_text_encoder(
     Args:
         folder: holds `oms_text_encoder/` and `oms_tokenizer/`, or `text_encoder/` and `tokenizer/`, in transformers'
             layout; for mixclip those ending in `_2`, too. The first pair that has weights is taken.
-        kind: "openclip" or "mixclip".
+        kind: one of `KINDS`.
         dtype: of the weights; float32 if not given, whatever the files hold.
         headers_only: build it without weights, on "meta": whatever headers tell to be broken raises, in no time.
 
     Raises:
-        OMSError: `kind` is neither.
+        OMSError: `kind` is none of them.
         ModuleFileError: a file is missing, broken, a pickle, or of another kind; says which.
     """
     if kind not in _PARTS:
@@ -227,7 +249,7 @@ def load_text_encoder(
         loaded.append(load_model(model, projection=part == "_2", dtype=dtype, headers_only=headers_only))
         loaded.append(load_tokenizer(folder / f"{prefix}tokenizer{part}"))
     try:
-        return OpenCLIPEncoder(*loaded) if kind == "openclip" else MixClipEncoder(*loaded)
+        return _ENCODERS[kind](*loaded)
     except OMSError as error:
         raise ModuleFileError(f"{folder}: {error}") from error
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib_oms.errors import SettingError
+from lib_oms.text import KINDS
 
 SIZES = ("tiny", "base", "large")
 
@@ -33,7 +34,8 @@ class TrainingSettings:
     vae: str = _option("", "VAE folder, where it is not --model's vae/", free_on_resume=True)
     text: str = _option("", "folder with text_encoder/ and tokenizer/ (mixclip: and those ending in _2), "
                         "where it is not --model", free_on_resume=True)  # fmt: skip
-    text_kind: str = _option("openclip", "how the text is encoded", choices=("openclip", "mixclip"))
+    text_kind: str = _option("openclip", "what reads the captions: OpenCLIP ViT-H, SD1.x's own CLIP-L (clip), or "
+                             "SDXL's pair (mixclip)", choices=KINDS)  # fmt: skip
     caption_column: str = _option(
         "text", "column of the metadata file or the dataset that holds the caption", free_on_resume=True
     )

@@ -172,7 +172,7 @@ def _run(request: Request, entry: ModuleEntry | None, model: Any) -> list[Start]
         return starts(request, None, {})
     device = host.compute_device()
     drops = options.memory_policy() == options.DROP
-    lent = host_text.of(model) if entry.text_encoder == "mixclip" else None
+    lent = host_text.of(model) if host_text.kind_of(model) == entry.text_encoder else None
     using = LOADED.use(entry, fingerprint(entry.path), host.compute_dtype(), lent, progress.begins)
     try:
         with progress.shown(), using as module:

@@ -1,7 +1,8 @@
-"""SDXL's own pair of text encoders, lent by the host: a "mixclip" module needs no second pair.
+"""The loaded checkpoint's own text encoders, lent by the host: SDXL's pair to a "mixclip" module, SD1.x's CLIP-L to a
+"clip" module, which need none of their own.
 
 The prompts do not go through the host's conditioning, which would bring along LoRA, textual inversion, clip skip, its
-own emphasis and its cache, and write into the infotext: only the two networks are called, with our own token ids.
+own emphasis and its cache, and write into the infotext: only the networks are called, with our own token ids.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -24,7 +27,9 @@ from lib_oms.text.tower import TextTower
 from lib_oms.webui import memory
 
 Run = Callable[[Any, Tensor], Tensor]
-"""Hidden states [N, 77, width] before the last layer and its norm, of a host's network and token ids [N, 77]."""
+"""Hidden states [N, 77, width], as psi reads them, of a host's network and token ids [N, 77]: before the last layer and
+its norm of SDXL's pair, after both of SD1.x's CLIP-L.
+"""
 _T = TypeVar("_T")
 
 
@@ -63,16 +68,18 @@ class HostTower(TextTower):
 
 
 class HostTextEncoder(TextEncoder):
-    """The pair of the loaded model; as good as our own MixClipEncoder with the same weights.
+    """The loaded model's; as good as our own encoder of that kind with the same weights.
 
     Args:
         model: the host's loaded model.
-        towers: CLIP-L's and bigG's.
-        fetch: makes the host bring the pair to its device.
+        kind: "mixclip" or "clip".
+        towers: CLIP-L's and bigG's, or CLIP-L's alone.
+        fetch: makes the host bring them to its device.
     """
 
-    def __init__(self, model: Any, towers: list[HostTower], fetch: Callable[[Any], None]) -> None:
+    def __init__(self, model: Any, kind: str, towers: list[HostTower], fetch: Callable[[Any], None]) -> None:
         super().__init__(towers)
+        self.kind = kind
         self._model = weakref.ref(model)
         self._weights = _weights_of(model)
         self._fetch = fetch
@@ -84,11 +91,11 @@ class HostTextEncoder(TextEncoder):
 
     @property
     def device(self) -> torch.device:
-        """Where they are made; the pair may wait elsewhere until it is fetched."""
+        """Where they are made; the networks may wait elsewhere until they are fetched."""
         return devices.device
 
     def belongs_to(self, model: Any) -> bool:
-        """Whether this is the pair of `model` as it is now; hosts put other weights into the same model."""
+        """Whether this is that of `model` as it is now; hosts put other weights into the same model."""
         return self._model() is model and self._weights == _weights_of(model)
 
     def _compute(self, prompt: str) -> Tensor:
@@ -108,12 +115,29 @@ def _living(reference: weakref.ref[_T]) -> _T:
     return held
 
 
+@dataclass(frozen=True)
+class _Lent:
+    """What a host's model lends: the kind, how to make the towers, which takes seconds the first time, and how to bring
+    the networks to the device.
+    """
+
+    kind: str
+    towers: Callable[[], list[HostTower]]
+    fetch: Callable[[Any], None]
+
+
 _known: HostTextEncoder | None = None
 _lock = threading.Lock()
 
 
+def kind_of(model: Any) -> str | None:
+    """The kind of text encoder that the loaded model lends, "mixclip" or "clip"; None where it lends none."""
+    lent = _lent(model)
+    return None if lent is None else lent.kind
+
+
 def of(model: Any) -> HostTextEncoder | None:
-    """The pair of the loaded model, or None where it has none that is known here.
+    """The text encoder of the loaded model, or None where it has none that is known here.
 
     The same one for all who ask, page, download and generation at once: psi is kept for the very encoder that it was
     loaded with.
@@ -121,7 +145,8 @@ def of(model: Any) -> HostTextEncoder | None:
     global _known
     with _lock:
         if _known is None or not _known.belongs_to(model):
-            _known = _of_forge(model) or _of_first_forge(model) or _of_a1111(model)
+            lent = _lent(model)
+            _known = None if lent is None else HostTextEncoder(model, lent.kind, lent.towers(), lent.fetch)
         return _known
 
 
@@ -133,9 +158,14 @@ def forget() -> None:
         _known.forget()
 
 
-def _of_forge(model: Any) -> HostTextEncoder | None:
-    """Forge, backend/diffusion_engine/sdxl.py."""
-    engines: list[Any] = [getattr(model, f"text_processing_engine_{name}", None) for name in "lg"]
+def _lent(model: Any) -> _Lent | None:
+    return _of_forge(model) or _of_first_forge(model) or _of_a1111(model)
+
+
+def _of_forge(model: Any) -> _Lent | None:
+    """Forge, backend/diffusion_engine/sdxl.py and sd15.py."""
+    names, kind = (("",), "clip") if getattr(model, "is_sd1", False) else (("_l", "_g"), "mixclip")
+    engines: list[Any] = [getattr(model, f"text_processing_engine{name}", None) for name in names]
     original = getattr(getattr(model, "forge_objects_original", None), "clip", None)
     if None in (*engines, original) or memory.manager is None:
         return None
@@ -145,71 +175,93 @@ def _of_forge(model: Any) -> HostTextEncoder | None:
         """When memory is short some weights wait in RAM; the host's layers fetch them to where their input is."""
         return _living(of_model).forge_objects_original.clip.patcher.load_device
 
-    towers = []
-    for engine in engines:
-        network = engine.text_encoder.transformer
-        config, tokenizer = network.config, _fast(engine.tokenizer, engine.id_pad)
-        towers.append(HostTower(network, _run_forge, tokenizer, config.hidden_size, config.vocab_size, device))
-    return HostTextEncoder(model, towers, fetch_clip)
+    def tower(engine: Any) -> HostTower:
+        network, tokenizer = engine.text_encoder.transformer, _fast(engine.tokenizer, engine.id_pad)
+        run = partial(_run_forge, last=kind == "clip")
+        return HostTower(network, run, tokenizer, network.config.hidden_size, network.config.vocab_size, device)
+
+    return _Lent(kind, lambda: [tower(engine) for engine in engines], fetch_clip)
 
 
-def _of_first_forge(model: Any) -> HostTextEncoder | None:
+def _of_first_forge(model: Any) -> _Lent | None:
     """reForge and Forge Classic, modules_forge/forge_loader.py: A1111's embedders, each around a network of the memory
     manager's.
     """
     original = getattr(getattr(model, "forge_objects_original", None), "clip", None)
-    embedders = list(getattr(getattr(model, "conditioner", None), "embedders", None) or [])[:2]
+    embedders, kind = _embedders(model)
+    embedders = embedders[:2]
     wrapped: list[Any] = [getattr(embedder, "wrapped", None) for embedder in embedders]
-    if original is None or memory.manager is None or len(wrapped) != 2:
+    if original is None or memory.manager is None or len(wrapped) != (1 if kind == "clip" else 2):
         return None
     if not all(hasattr(part, "transformer") and hasattr(part, "tokenizer") for part in wrapped):
         return None
-    towers = [
-        _ldm_patched_tower(part.transformer, _fast(part.tokenizer, embedder.id_pad))
-        for embedder, part in zip(embedders, wrapped, strict=True)
-    ]
-    return HostTextEncoder(model, towers, fetch_clip)
+
+    def tower(embedder: Any) -> HostTower:
+        tokenizer = _fast(embedder.wrapped.tokenizer, embedder.id_pad)
+        return _ldm_patched_tower(embedder.wrapped.transformer, tokenizer, last=kind == "clip")
+
+    return _Lent(kind, lambda: [tower(embedder) for embedder in embedders], fetch_clip)
 
 
-def _of_a1111(model: Any) -> HostTextEncoder | None:
-    """A1111, modules/sd_hijack.py: `conditioner.embedders`, each with the embedder of sgm in `wrapped`."""
-    embedders = list(getattr(getattr(model, "conditioner", None), "embedders", None) or [])
+def _of_a1111(model: Any) -> _Lent | None:
+    """A1111, modules/sd_hijack.py: embedders, each with that of sgm or ldm in `wrapped`."""
+    embedders, kind = _embedders(model)
     wrapped = [getattr(embedder, "wrapped", embedder) for embedder in embedders]
     first = next((e for e in wrapped if hasattr(e, "transformer") and hasattr(e, "tokenizer")), None)
     second = next((e for e in wrapped if hasattr(e, "encode_with_transformer") and hasattr(e, "model")), None)
-    if first is None or second is None:
+    if first is None or (second is None and kind == "mixclip"):
         return None
-    width = second.model.positional_embedding.shape[1]
-    towers = [
-        _transformers_tower(first.transformer, _fast(first.tokenizer, first.tokenizer.pad_token_id)),
-        # open_clip's tokenizer is CLIP's own, and fills up with 0.
-        HostTower(second, _run_open_clip, _fast(first.tokenizer, 0), width, second.model.vocab_size),
-    ]
-    return HostTextEncoder(model, towers, _fetch_conditioner)
+
+    def towers() -> list[HostTower]:
+        tokenizer = _fast(first.tokenizer, first.tokenizer.pad_token_id)
+        if second is None:
+            return [_transformers_tower(first.transformer, tokenizer, last=True)]
+        width = second.model.positional_embedding.shape[1]
+        return [
+            _transformers_tower(first.transformer, tokenizer, last=False),
+            # open_clip's tokenizer is CLIP's own, and fills up with 0.
+            HostTower(second, _run_open_clip, _fast(first.tokenizer, 0), width, second.model.vocab_size),
+        ]
+
+    return _Lent(kind, towers, _fetch_hooked)
 
 
-def _transformers_tower(network: Any, tokenizer: Any) -> HostTower:
-    return HostTower(network, _run_transformers, tokenizer, network.config.hidden_size, network.config.vocab_size)
+def _embedders(model: Any) -> tuple[list[Any], str]:
+    """A1111's embedders of a loaded model, and the kind of text encoder that they are if they are any: SDXL's, or the
+    one of SD1.x. In reForge an SD2.x says that it is an SD1.x, too, but does not fill up with the end token.
+    """
+    if getattr(model, "is_sd1", False):
+        stage = getattr(model, "cond_stage_model", None)
+        return [stage] if getattr(stage, "id_pad", None) == getattr(stage, "id_end", None) else [], "clip"
+    return list(getattr(getattr(model, "conditioner", None), "embedders", None) or []), "mixclip"
 
 
-def _ldm_patched_tower(network: Any, tokenizer: Any) -> HostTower:
+def _transformers_tower(network: Any, tokenizer: Any, *, last: bool) -> HostTower:
+    run, config = partial(_run_transformers, last=last), network.config
+    return HostTower(network, run, tokenizer, config.hidden_size, config.vocab_size)
+
+
+def _ldm_patched_tower(network: Any, tokenizer: Any, *, last: bool) -> HostTower:
     if hasattr(network, "config"):
-        return _transformers_tower(network, tokenizer)
+        return _transformers_tower(network, tokenizer, last=last)
     width = network.text_model.embeddings.position_embedding.weight.shape[1]
-    return HostTower(network, _run_ldm_patched, tokenizer, width, tokenizer.vocab_size)
+    return HostTower(network, partial(_run_ldm_patched, last=last), tokenizer, width, tokenizer.vocab_size)
 
 
-def _run_ldm_patched(network: Any, ids: Tensor) -> Tensor:
+def _run_ldm_patched(network: Any, ids: Tensor, *, last: bool) -> Tensor:
+    if last:
+        return network(ids)[0]
     return network(ids, intermediate_output=-2, final_layer_norm_intermediate=False)[1]
 
 
-def _run_transformers(network: Any, ids: Tensor) -> Tensor:
+def _run_transformers(network: Any, ids: Tensor, *, last: bool) -> Tensor:
     # The network's own position_ids is a buffer, which Forge leaves behind when it moves weights.
     positions = torch.arange(ids.shape[-1], device=ids.device)[None]
-    return network(input_ids=ids, position_ids=positions, output_hidden_states=True).hidden_states[-2]
+    found = network(input_ids=ids, position_ids=positions, output_hidden_states=not last)
+    return found.last_hidden_state if last else found.hidden_states[-2]
 
 
-def _run_forge(network: Any, ids: Tensor) -> Tensor:
+def _run_forge(network: Any, ids: Tensor, *, last: bool) -> Tensor:
     """With the embeddings in float32, as the host itself turns them to for good each time it encodes (backend/
     text_processing/classic_engine.py, encode_with_transformers). It has not done so yet where the main prompt's
     conditioning is still known from before the model was loaded.
@@ -218,7 +270,7 @@ def _run_forge(network: Any, ids: Tensor) -> Tensor:
     with torch.inference_mode():  # as there: else weights that were made under it could not be changed
         embeddings.token_embedding.to(torch.float32)
         embeddings.position_embedding.to(torch.float32)
-    return _run_transformers(network, ids)
+    return _run_transformers(network, ids, last=last)
 
 
 def _run_open_clip(embedder: Any, ids: Tensor) -> Tensor:
@@ -226,14 +278,21 @@ def _run_open_clip(embedder: Any, ids: Tensor) -> Tensor:
 
 
 def fetch_clip(model: Any) -> None:
-    """The pair without LoRA: Forge keeps it beside the one in use, and moves the weights from one to the other."""
+    """The networks without LoRA: Forge keeps them beside those in use, and moves the weights from one to the other."""
     memory.manager.load_model_gpu(model.forge_objects_original.clip.patcher)
 
 
-def _fetch_conditioner(model: Any) -> None:
-    """With --lowvram and --medvram a part comes to the device by a hook on its forward, which is not called here."""
-    for hook in list(model.conditioner._forward_pre_hooks.values()):
-        hook(model.conditioner, ())
+def _fetch_hooked(model: Any) -> None:
+    """With --lowvram and --medvram a part comes to the device by a hook on its forward (modules/lowvram.py): SDXL's
+    whole conditioner, whose forward is not called here, and SD1.x's network, whose input must be there before.
+    """
+    if getattr(model, "is_sd1", False):
+        stage = model.cond_stage_model
+        part = getattr(stage, "wrapped", stage).transformer
+    else:
+        part = model.conditioner
+    for hook in list(part._forward_pre_hooks.values()):
+        hook(part, ())
 
 
 @contextmanager

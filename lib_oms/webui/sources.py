@@ -9,20 +9,22 @@ from torch import nn
 
 from lib_oms.library import ModuleEntry, Places, TextSource, find_source
 from lib_oms.library.text_sources import LoadedModel, checkpoint_tower
+from lib_oms.text import LENT, TEXT_ENCODERS
 from lib_oms.webui import host, host_text
 
 
 def places() -> Places:
     """The host's folders, its checkpoints (the loaded one first), and what the loaded model has or lends."""
     model = host.loaded_model()
-    lends = host_text.of(model) is not None
+    lent, latents = host_text.kind_of(model), host.latents_of(model)
     return Places(
         tuple(host.module_folders()),
         tuple(host.checkpoint_places(model)),
         tuple(host.tokenizer_folders()),
         loaded_openclip(model),
-        lends=("mixclip",) if lends else (),
-        will_lend=() if getattr(model, "is_sdxl", False) and not lends else ("mixclip",),
+        lends=() if lent is None else (lent,),
+        # Not where such a checkpoint is loaded and lends nothing: an SD2.x, or one of a host that is not known here.
+        will_lend=tuple(kind for kind in LENT if kind == lent or TEXT_ENCODERS[kind].latents != latents),
     )
 
 

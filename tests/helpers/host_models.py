@@ -1,4 +1,7 @@
-"""Models as hosts leave them, with SDXL's pair of text encoders in them: what an OMS model can borrow."""
+"""Models as hosts leave them, with their text encoders in them: what an OMS model can borrow.
+
+Each takes text encoders, each followed by its tokenizer: SDXL's two, or the one of SD1.x, or of SD2.x.
+"""
 
 from __future__ import annotations
 
@@ -26,27 +29,44 @@ class OpenClipEmbedder(nn.Module):
         return {"penultimate": states[-2], "last": states[-1]}
 
 
-def a1111_model(pair: tuple) -> Any:
-    """As A1111's sd_hijack leaves an SDXL model: the conditioner with its embedders, each wrapped."""
-    first = SimpleNamespace(wrapped=SimpleNamespace(transformer=pair[0], tokenizer=pair[1]))
-    second = SimpleNamespace(wrapped=OpenClipEmbedder(pair[2]))
-    conditioner = nn.Module()
-    conditioner.embedders = [first, second]
-    return Model(conditioner=conditioner, sd_checkpoint_info=SimpleNamespace(filename="a.safetensors"))
+def a1111_model(parts: tuple) -> Any:
+    """As A1111's sd_hijack leaves it: the conditioner of an SDXL with its embedders, each wrapped, or the one of an
+    SD1.x.
+    """
+    model = Model(sd_checkpoint_info=SimpleNamespace(filename="a.safetensors"))
+    first = SimpleNamespace(wrapped=SimpleNamespace(transformer=parts[0], tokenizer=parts[1]))
+    if len(parts) == 2:
+        model.is_sd1, model.cond_stage_model = True, first
+        return model
+    model.conditioner = nn.Module()
+    model.conditioner.embedders = [first, SimpleNamespace(wrapped=OpenClipEmbedder(parts[2]))]
+    return model
 
 
-def forge_model(pair: tuple, load_device: torch.device = CPU) -> Any:
-    """As Forge's StableDiffusionXL engine."""
+def forge_model(parts: tuple, load_device: torch.device = CPU) -> Any:
+    """As Forge's engines StableDiffusionXL, StableDiffusion and StableDiffusion2."""
     engines = [
         SimpleNamespace(text_encoder=SimpleNamespace(transformer=network), tokenizer=tokenizer, id_pad=pad)
-        for network, tokenizer, pad in ((pair[0], pair[1], pair[1].pad_token_id), (pair[2], pair[3], 0))
+        for network, tokenizer, pad in _with_pads(parts)
     ]
+    names = ("_l", "_g") if len(parts) == 4 else ("",)
     clip = SimpleNamespace(patcher=SimpleNamespace(load_device=load_device))
     return Model(
-        text_processing_engine_l=engines[0],
-        text_processing_engine_g=engines[1],
+        **{f"text_processing_engine{name}": engine for name, engine in zip(names, engines, strict=True)},
+        **_flags(parts),
         forge_objects_original=SimpleNamespace(clip=clip),
     )
+
+
+def _with_pads(parts: tuple) -> list[tuple]:
+    return [(parts[i], parts[i + 1], parts[i + 1].pad_token_id) for i in range(0, len(parts), 2)]
+
+
+def _flags(parts: tuple) -> dict[str, bool]:
+    """SD2.x pads with "!", token 0."""
+    if len(parts) == 4:
+        return {"is_sdxl": True}
+    return {"is_sd2": True} if parts[1].pad_token_id == 0 else {"is_sd1": True}
 
 
 class LdmPatchedClip(nn.Module):
@@ -64,20 +84,27 @@ class LdmPatchedClip(nn.Module):
         final_layer_norm_intermediate: bool = True,
     ) -> tuple:
         found = self.text_model(input_ids=input_tokens, output_hidden_states=True)
-        between = found.hidden_states[intermediate_output]
-        if final_layer_norm_intermediate:
+        between = None if intermediate_output is None else found.hidden_states[intermediate_output]
+        if between is not None and final_layer_norm_intermediate:
             between = self.text_model.final_layer_norm(between)
         return found.last_hidden_state, between, found.pooler_output
 
 
-def first_forge_model(pair: tuple) -> Any:
-    """As the forge_loader of reForge and Forge Classic leaves an SDXL model."""
+def first_forge_model(parts: tuple) -> Any:
+    """As the forge_loader of reForge and Forge Classic leaves it; an SD2.x says there that it is an SD1.x."""
     embedders = [
-        SimpleNamespace(wrapped=SimpleNamespace(transformer=LdmPatchedClip(network), tokenizer=tokenizer), id_pad=pad)
-        for network, tokenizer, pad in ((pair[0], pair[1], pair[1].pad_token_id), (pair[2], pair[3], 0))
+        SimpleNamespace(
+            wrapped=SimpleNamespace(transformer=LdmPatchedClip(network), tokenizer=tokenizer),
+            id_pad=pad,
+            id_end=tokenizer.eos_token_id,
+        )
+        for network, tokenizer, pad in _with_pads(parts)
     ]
+    held = {"conditioner": SimpleNamespace(embedders=[*embedders, object()])}
+    if len(parts) == 2:
+        held = {"cond_stage_model": embedders[0], "is_sd1": True}
     return Model(
-        conditioner=SimpleNamespace(embedders=[*embedders, object()]),
+        **held,
         forge_objects_original=SimpleNamespace(clip=SimpleNamespace(patcher=object())),
         sd_checkpoint_info=SimpleNamespace(filename="a.safetensors"),
     )

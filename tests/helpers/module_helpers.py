@@ -13,7 +13,7 @@ from torch import nn
 
 from lib_oms.module import OMSModule
 from lib_oms.psi import OMSUNet, OMSUNetConfig
-from lib_oms.text import MixClipEncoder, OpenCLIPEncoder, TextEncoder
+from lib_oms.text import ClipEncoder, MixClipEncoder, OpenCLIPEncoder, TextEncoder
 
 
 def tiny_psi(width: int, seed: int = 0, metadata: dict[str, str] | None = None) -> OMSUNet:
@@ -35,6 +35,8 @@ def tiny_psi(width: int, seed: int = 0, metadata: dict[str, str] | None = None) 
 def tiny_encoder(folder: Path, kind: str = "openclip") -> TextEncoder:
     if kind == "openclip":
         return OpenCLIPEncoder(text_model(VIT_H, 1), tokenizer(folder / "tokenizer", pad_token="!"))
+    if kind == "clip":
+        return ClipEncoder(text_model(CLIP_L, 2), tokenizer(folder / "tokenizer"))
     return MixClipEncoder(
         text_model(CLIP_L, 2),
         tokenizer(folder / "tokenizer"),

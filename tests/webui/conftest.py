@@ -69,6 +69,12 @@ def pair(tmp_path: Path) -> tuple:
     )
 
 
+@pytest.fixture
+def clip_l(tmp_path: Path) -> tuple:
+    """SD1.x's text encoder with its tokenizer, tiny."""
+    return text_model(CLIP_L, 2), tokenizer(tmp_path / "tokenizer of sd1")
+
+
 @pytest.fixture(scope="module")
 def start_webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., WebUI]]:
     """Starts the miniature WebUI in this process, for all tests of a file: of a host's style, with further flags. Its

@@ -1,4 +1,6 @@
-"""SDXL's own text encoders, lent by the host: as good as our own pair, and without the main prompt's business."""
+"""The loaded checkpoint's own text encoders, SDXL's pair or SD1.x's CLIP-L, lent by the host: as good as our own, and
+without the main prompt's business.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,12 @@ import torch
 from extension_helpers import WebUI
 from host_models import CPU, Model, a1111_model, first_forge_model, forge_model
 from module_helpers import tiny_psi
-from text_helpers import BIG_G, CLIP_L, text_model, tokenizer, vocabulary, write_tokenizer
+from text_helpers import BIG_G, CLIP_L, VIT_H, text_model, tokenizer, vocabulary, write_tokenizer
 from torch import nn
 
 from lib_oms.library import Places
 from lib_oms.library.text_sources import find_tokenizer
-from lib_oms.text import MixClipEncoder
+from lib_oms.text import ClipEncoder, MixClipEncoder, TextEncoder
 
 pytest.importorskip("gradio")
 
@@ -42,26 +44,50 @@ class WithLora(nn.Module):
 PROMPTS = ["", "a night", "a (bright:1.3) night, BREAK and [day]", "nig " * 100, "a ! night"]
 
 
-@pytest.mark.parametrize("kind", ["a1111", "forge", "first forge"])
-def test_lent_pair_is_as_good_as_our_own(memory: Any, monkeypatch: Any, pair: tuple, kind: str) -> None:
+@pytest.fixture(params=["clip", "mixclip"])
+def parts(request: pytest.FixtureRequest, clip_l: tuple, pair: tuple) -> tuple:
+    """Text encoders of an SD1.x or an SDXL, with their tokenizers."""
+    return clip_l if request.param == "clip" else pair
+
+
+def our_own(parts: tuple) -> TextEncoder:
+    return ClipEncoder(*parts) if len(parts) == 2 else MixClipEncoder(*parts)
+
+
+@pytest.mark.parametrize("host", ["a1111", "forge", "first forge"])
+def test_lent_text_encoder_is_as_good_as_our_own(memory: Any, monkeypatch: Any, parts: tuple, host: str) -> None:
     from lib_oms.webui import host_text
 
-    fetched = []
-    if kind != "a1111":
+    fetched: list[Any] = []
+    if host != "a1111":
         monkeypatch.setattr(memory, "manager", SimpleNamespace(load_model_gpu=fetched.append))
-        model = forge_model(pair) if kind == "forge" else first_forge_model(pair)
+        model = forge_model(parts) if host == "forge" else first_forge_model(parts)
+        wanted = model.forge_objects_original.clip.patcher
     else:
-        model = a1111_model(pair)
-        model.conditioner.register_forward_pre_hook(lambda module, _: fetched.append(module))
-    own = MixClipEncoder(*pair)
+        model = a1111_model(parts)
+        wanted = parts[0] if len(parts) == 2 else model.conditioner
+        monkeypatch.setattr(wanted, "_forward_pre_hooks", {0: lambda module, _: fetched.append(module)})
+    own = our_own(parts)
+    assert host_text.kind_of(model) == ("clip" if len(parts) == 2 else "mixclip")
     lent = host_text.of(model)
     assert lent.width == own.width
     for prompt in PROMPTS:
-        torch.testing.assert_close(lent.encode([prompt]), own.encode([prompt]), rtol=0, atol=1e-5)
-    wanted = model.conditioner if kind == "a1111" else model.forge_objects_original.clip.patcher
-    assert fetched == [wanted] * len(PROMPTS)
+        fetched.clear()
+        encoded = lent.encode([prompt])
+        assert fetched[:1] == [wanted], "it is where it computes before its input is made"
+        torch.testing.assert_close(encoded, own.encode([prompt]), rtol=0, atol=1e-5)
     assert host_text.of(model) is lent
     assert not list(lent.parameters())  # the host's weights are the host's to move
+
+
+@pytest.mark.parametrize("host", [forge_model, first_forge_model])
+def test_an_sd2_lends_no_clip(memory: Any, monkeypatch: Any, tmp_path: Path, host: Any) -> None:
+    from lib_oms.webui import host_text
+
+    monkeypatch.setattr(memory, "manager", SimpleNamespace(load_model_gpu=lambda patcher: None))
+    model = host((text_model(VIT_H, 1), tokenizer(tmp_path / "tokenizer", pad_token="!")))
+    assert host_text.kind_of(model) is None
+    assert host_text.of(model) is None
 
 
 def _half_embeddings(network: nn.Module) -> nn.Module:
@@ -71,8 +97,8 @@ def _half_embeddings(network: nn.Module) -> nn.Module:
     return embeddings
 
 
-def test_lent_pair_is_the_same_whether_or_not_the_host_has_encoded_with_it(
-    memory: Any, monkeypatch: Any, pair: tuple
+def test_lent_text_encoder_is_the_same_whether_or_not_the_host_has_encoded_with_it(
+    memory: Any, monkeypatch: Any, parts: tuple
 ) -> None:
     """Forge and Forge Neo turn the embeddings to float32 when they encode (encode_with_transformers). A model that was
     unloaded and comes back has not, if the main prompt's conditioning is still in their cache.
@@ -80,20 +106,20 @@ def test_lent_pair_is_the_same_whether_or_not_the_host_has_encoded_with_it(
     from lib_oms.webui import host_text
 
     monkeypatch.setattr(memory, "manager", SimpleNamespace(load_model_gpu=lambda patcher: None))
-    halves = [_half_embeddings(network) for network in (pair[0], pair[2])]
+    halves = [_half_embeddings(network) for network in parts[::2]]
     with torch.inference_mode():  # in which hosts call scripts
-        model, again = forge_model(pair), forge_model(pair)
+        model, again = forge_model(parts), forge_model(parts)
         before = host_text.of(model).encode(["night"])
         for embeddings in halves:
             embeddings.token_embedding.to(torch.float32)
             embeddings.position_embedding.to(torch.float32)
         after = host_text.of(again).encode(["night"])
     assert torch.equal(before, after)
-    torch.testing.assert_close(before, MixClipEncoder(*pair).encode(["night"]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(before, our_own(parts).encode(["night"]), rtol=0, atol=1e-5)
 
 
-def test_lent_pair_is_called_where_its_patcher_computes_and_not_where_a_first_weight_lies(
-    memory: Any, monkeypatch: Any, pair: tuple
+def test_lent_text_encoder_is_called_where_its_patcher_computes_and_not_where_a_first_weight_lies(
+    memory: Any, monkeypatch: Any, parts: tuple
 ) -> None:
     """When memory is short Forge leaves weights in RAM, and position_ids always; its layers fetch their weights to the
     input.
@@ -106,29 +132,31 @@ def test_lent_pair_is_called_where_its_patcher_computes_and_not_where_a_first_we
     def forward(input_ids: Any, position_ids: Any, output_hidden_states: bool) -> Any:
         seen.append((input_ids.device, position_ids.device, position_ids.shape))
         states = torch.zeros(*input_ids.shape, 24, device=CPU)
-        return SimpleNamespace(hidden_states=[states, states])
+        return SimpleNamespace(hidden_states=[states, states], last_hidden_state=states)
 
-    for network in (pair[0], pair[2]):
+    for network in parts[::2]:
         monkeypatch.setattr(network, "forward", forward)
-    model = forge_model(pair, META)
+    model = forge_model(parts, META)
     host_text.of(model).encode(["night"])
-    assert seen == [(META, META, (1, 77))] * 2
+    assert seen == [(META, META, (1, 77))] * len(parts[::2])
 
 
-def test_lent_pair_goes_without_the_loras_of_the_main_prompt(memory: Any, monkeypatch: Any, pair: tuple) -> None:
+def test_lent_text_encoder_goes_without_the_loras_of_the_main_prompt(
+    memory: Any, monkeypatch: Any, parts: tuple
+) -> None:
     from lib_oms.webui import host_text
 
     networks = SimpleNamespace(loaded_networks=[])
     monkeypatch.setitem(sys.modules, "networks", networks)
-    embeddings = pair[0].text_model.embeddings
-    expected = MixClipEncoder(*pair).encode(["night"])
+    embeddings = parts[0].text_model.embeddings
+    expected = our_own(parts).encode(["night"])
     embeddings.token_embedding = WithLora(embeddings.token_embedding)
     networks.loaded_networks = loras = ["a lora"]
-    model = a1111_model(pair)
+    model = a1111_model(parts)
     lent = host_text.of(model)
     torch.testing.assert_close(lent.encode(["night"]), expected, rtol=0, atol=1e-5)
     assert networks.loaded_networks is loras
-    assert not torch.allclose(MixClipEncoder(*pair).encode(["night"]), expected)  # with it, it would differ
+    assert not torch.allclose(our_own(parts).encode(["night"]), expected)  # with it, it would differ
 
 
 @pytest.mark.parametrize(
