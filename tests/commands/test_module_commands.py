@@ -9,7 +9,7 @@ import torch
 from module_helpers import tiny_psi, write_module
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from text_helpers import VIT_H, text_model, write_tokenizer
+from text_helpers import CLIP_L, VIT_H, text_model, write_tokenizer
 
 from lib_oms import __main__ as command_line
 from lib_oms.library import Places, text_sources
@@ -172,6 +172,8 @@ def test_inspect_other_files(tmp_path, capsys):
     text_model(VIT_H).save_pretrained(encoder / "text_encoder", safe_serialization=True)
     write_tokenizer(encoder / "tokenizer")
     assert run(capsys, "inspect", encoder)[0] == f"{encoder}: a text encoder, openclip"
+    text_model({**CLIP_L, "hidden_size": 768}).save_pretrained(encoder / "text_encoder", safe_serialization=True)
+    assert run(capsys, "inspect", encoder)[0] == f"{encoder}: a text encoder, clip"
 
     torch.save({"a": torch.zeros(1)}, tmp_path / "pickle.safetensors")
     assert "is a pickle" in refused(capsys, "inspect", tmp_path / "pickle.safetensors")

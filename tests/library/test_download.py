@@ -545,20 +545,43 @@ def test_nothing_else_on_the_machine_is_touched(server, root, tmp_path):
     assert sorted(path.name for path in root.iterdir()) == [NAME, "text_encoders"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "width", "family", "repository"),
+    [
+        ("clip", 768, "SD1.x", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
+        ("mixclip", 2048, "SDXL", "stabilityai/stable-diffusion-xl-base-1.0"),
+    ],
+)
+def test_a_module_reads_the_text_of_the_loaded_checkpoint_or_says_what_to_do(
+    tmp_path, kind, width, family, repository
+):
+    tiny_psi(width).save_pretrained(tmp_path / "mine" / "oms_module")
+    (entry,) = scan([tmp_path])
+    waits = f"it borrows that of an {family} checkpoint as soon as one is loaded"
+    assert state(entry, Places((tmp_path,), will_lend=(kind,))) == ("needs text encoder", waits)
+    assert state(entry, Places((tmp_path,), lends=(kind,))) == ("ready", "the loaded model")
+    how, why = state(entry, Places((tmp_path,)))
+    assert how == "needs text encoder"
+    assert f"`python -m lib_oms download text-encoder-{kind}`" in why
+    assert repository in why
+    assert ("load an SD1.x checkpoint in the WebUI, which lends its own" in why) == (kind == "clip")
+
+
+def test_sd1s_text_encoder_comes_alone(server, root, monkeypatch, published):
+    narrow = replace(TEXT_ENCODERS["clip"], width=VIT_H["hidden_size"])
+    monkeypatch.setitem(TEXT_ENCODERS, "clip", narrow)
+    (repository, *_) = narrow.repositories
+    server.repositories[repository] = published[ENCODERS[0]]
+    assert get(root, "text-encoder-clip") == [root / "text_encoders" / "clip"]
+    assert (root / "text_encoders" / "clip" / ENCODER_WEIGHTS).is_file()
+
+
 def test_a_module_that_borrows_its_text_encoder_takes_none(server, root):
     psi = tiny_psi(2048)
     psi.save_pretrained(root.parent.parent / "large" / "oms_module", variant="fp16")
     server.repositories["h1t/oms_l_mixclip_xl"] = content(root.parent.parent / "large")
     places = Places((root,), will_lend=("mixclip",))
     assert download.download("oms_l_mixclip_xl", root, places) == [root / "oms_l_mixclip_xl"]
-    (entry,) = scan([root])
-    waits = "it borrows that of an SDXL checkpoint as soon as one is loaded"
-    assert state(entry, places) == ("needs text encoder", waits)
-    assert state(entry, Places((root,), lends=("mixclip",))) == ("ready", "the loaded model")
-    how, why = state(entry, Places((root,)))
-    assert how == "needs text encoder"
-    assert "download text-encoder-mixclip" in why
-    assert "stabilityai/stable-diffusion-xl-base-1.0" in why
 
 
 def test_the_command_says_what_is_wrong_in_one_line_and_goes_through_a_proxy(server, root):

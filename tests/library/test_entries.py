@@ -25,8 +25,9 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def modules():
-    """Two small modules, one for each published text encoder's width."""
-    return {width: OMSUNet(OMSUNetConfig.from_dict({**CONFIG, "cross_attention_dim": width})) for width in (1024, 2048)}
+    """Small modules, one for each published text encoder's width."""
+    widths = (768, 1024, 2048)
+    return {width: OMSUNet(OMSUNetConfig.from_dict({**CONFIG, "cross_attention_dim": width})) for width in widths}
 
 
 def by_name(folder):
@@ -76,6 +77,8 @@ def test_folders_that_do_not_exist_hold_nothing(tmp_path):
     ("width", "metadata", "latents", "text_encoder"),
     [
         (1024, {}, "unknown", "openclip"),
+        (768, {}, "sd", "clip"),
+        (768, {"oms.latents": "mine"}, "mine", "clip"),
         (2048, {}, "sdxl", "mixclip"),
         (1024, {"oms.latents": "sd"}, "sd", "openclip"),
         (1024, {"oms.latents": "oms-demo", "oms.text_encoder": "tiny"}, "oms-demo", "tiny"),

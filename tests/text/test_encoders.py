@@ -1,4 +1,4 @@
-"""The two text encoders against transformers' own output, and the WebUI's chunks and weights on top of it."""
+"""The text encoders against transformers' own output, and the WebUI's chunks and weights on top of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from text_helpers import BIG_G, CLIP_L, END, VIT_H, text_model, tokenizer, vocab
 from torch import Tensor, nn
 
 from lib_oms.errors import ModuleFileError, OMSError
-from lib_oms.text import MixClipEncoder, OpenCLIPEncoder, TextEncoder, load_text_encoder
+from lib_oms.text import ClipEncoder, MixClipEncoder, OpenCLIPEncoder, TextEncoder, load_text_encoder
 from lib_oms.text.prompt import parse_prompt
 from lib_oms.text.tower import Tower, emphasize
 
@@ -35,6 +35,11 @@ def openclip(tmp_path_factory: pytest.TempPathFactory) -> OpenCLIPEncoder:
 
 
 @pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> ClipEncoder:
+    return ClipEncoder(text_model(CLIP_L, 2), tokenizer(tmp_path_factory.mktemp("clip") / "tokenizer"))
+
+
+@pytest.fixture(scope="module")
 def mixclip(tmp_path_factory: pytest.TempPathFactory) -> MixClipEncoder:
     folder = tmp_path_factory.mktemp("mixclip")
     return MixClipEncoder(
@@ -45,7 +50,7 @@ def mixclip(tmp_path_factory: pytest.TempPathFactory) -> MixClipEncoder:
     )
 
 
-@pytest.fixture(params=["openclip", "mixclip"])
+@pytest.fixture(params=["openclip", "clip", "mixclip"])
 def encoder(request: pytest.FixtureRequest) -> TextEncoder:
     found: TextEncoder = request.getfixturevalue(request.param)
     found.forget()
@@ -113,12 +118,25 @@ def test_a_slow_tokenizer_may_be_given_too(tmp_path: Path) -> None:
         torch.testing.assert_close(encoder.encode([prompt])[0], expected, rtol=0, atol=1e-5)
 
 
-def test_openclip_is_the_last_layer_after_the_final_norm(openclip: OpenCLIPEncoder) -> None:
-    (tower,) = openclip.towers
+@pytest.mark.parametrize("kind", ["openclip", "clip"])
+def test_a_single_one_is_the_last_layer_after_the_final_norm(kind: str, request: pytest.FixtureRequest) -> None:
+    encoder: TextEncoder = request.getfixturevalue(kind)
+    (tower,) = encoder.towers
     norm = next(m for name, m in tower.model.named_modules() if name.endswith("final_layer_norm"))
     expected = norm(after_layer(tower, "a black background", -1))
-    torch.testing.assert_close(openclip.encode(["a black background"])[0], expected, rtol=0, atol=1e-5)
-    assert openclip.width == VIT_H["hidden_size"]
+    torch.testing.assert_close(encoder.encode(["a black background"])[0], expected, rtol=0, atol=1e-5)
+    assert encoder.width == (VIT_H if kind == "openclip" else CLIP_L)["hidden_size"]
+
+
+def test_clip_runs_all_of_its_layers_and_fills_up_with_the_end_token(clip: ClipEncoder, tmp_path: Path) -> None:
+    (tower,) = clip.towers
+    end = tower.tokenizer.eos_token_id
+    ids = [tower.tokenizer.bos_token_id, *tower.tokenizer("a night", add_special_tokens=False)["input_ids"]]
+    with torch.no_grad():
+        expected = tower.model(torch.tensor([ids + [end] * (77 - len(ids))])).last_hidden_state
+    torch.testing.assert_close(clip.encode(["a night"]), expected, rtol=0, atol=1e-6)
+    with pytest.raises(OMSError, match="fills up with '!'; SD1.x's fills up with its end token"):
+        ClipEncoder(tower.model, tokenizer(tmp_path / "of sd2", pad_token="!"))
 
 
 def test_mixclip_is_the_last_but_one_layer_of_each_without_norm(mixclip: MixClipEncoder) -> None:
@@ -371,7 +389,7 @@ def save(encoder: TextEncoder, folder: Path, prefix: str = "", dtype: torch.dtyp
         pad = tower.tokenizer.pad_token
         write_tokenizer(folder / f"{prefix}tokenizer{part}", pad)
         projection = hasattr(tower.model, "text_projection")
-        config = VIT_H if len(encoder.towers) == 1 else (BIG_G if part else CLIP_L)
+        config = VIT_H if isinstance(encoder, OpenCLIPEncoder) else (BIG_G if part else CLIP_L)
         copy = text_model(config, projection=projection)
         copy.load_state_dict(tower.model.state_dict())
         copy.to(dtype).save_pretrained(folder / f"{prefix}text_encoder{part}", safe_serialization=True)
@@ -380,8 +398,8 @@ def save(encoder: TextEncoder, folder: Path, prefix: str = "", dtype: torch.dtyp
 
 @pytest.mark.parametrize("prefix", ["", "oms_"])
 def test_load_gives_the_saved_numbers(encoder: TextEncoder, tmp_path: Path, prefix: str) -> None:
-    kind = "openclip" if isinstance(encoder, OpenCLIPEncoder) else "mixclip"
-    loaded = load_text_encoder(save(encoder, tmp_path / "m", prefix), kind)
+    kinds = {OpenCLIPEncoder: "openclip", ClipEncoder: "clip", MixClipEncoder: "mixclip"}
+    loaded = load_text_encoder(save(encoder, tmp_path / "m", prefix), kinds[type(encoder)])
     assert type(loaded) is type(encoder)
     prompts = ["a (night:1.3) sky", ""]
     torch.testing.assert_close(loaded.encode(prompts), encoder.encode(prompts), rtol=0, atol=1e-6)
@@ -458,7 +476,7 @@ def test_broken_files_are_refused_by_name(openclip: OpenCLIPEncoder, mixclip: Mi
 
     with pytest.raises(ModuleFileError, match="text_encoder_2"):
         load_text_encoder(broken("half a pair"), "mixclip")
-    with pytest.raises(OMSError, match="'openclip', 'mixclip'"):
+    with pytest.raises(OMSError, match="'openclip', 'clip', 'mixclip'"):
         load_text_encoder(folder, "t5")
     with pytest.raises(ModuleFileError, match="no whole openclip"):
         load_text_encoder(tmp_path / "nowhere", "openclip")

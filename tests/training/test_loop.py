@@ -31,9 +31,11 @@ from training_helpers import (
     write_pictures,
 )
 
+from lib_oms import __main__ as command_line
 from lib_oms.errors import OMSError, SettingError
+from lib_oms.module import OMSModule
 from lib_oms.psi import OMSUNet
-from lib_oms.text import load_text_encoder
+from lib_oms.text import ClipEncoder, load_text_encoder
 from lib_oms.training import checkpoint, draws, loop, train
 from lib_oms.training import data as training_data
 from lib_oms.training.data import Encoders, Rows, Workers, encode_examples, load_vae, scaled_latents
@@ -546,6 +548,23 @@ def test_a_training_on_pictures_encodes_once_and_continues(tmp_path, model, pict
     assert_same_bits(weights(train(settings(restart=True))), first)
 
 
+def test_a_psi_that_reads_sd1s_own_text(tmp_path, model, pictures, capsys):
+    """Trained, made one file, and loaded with the text encoder that it was trained with."""
+    settings = small_settings(
+        tmp_path / "out", data=str(pictures), model=str(model), text_kind="clip", resolution=16, size="tiny", steps=1,
+        batch_size=2,
+    )  # fmt: skip
+    train(settings)
+    file = tmp_path / "mine.safetensors"
+    assert command_line.main(["convert", str(tmp_path / "out"), str(file), "--latents", "sd"]) == 0
+    module = OMSModule.from_pretrained(file, text_encoder=model)
+    assert (module.latents, type(module.text_encoder)) == ("sd", ClipEncoder)
+    noise = torch.randn(1, 4, 8, 8)
+    with torch.no_grad():
+        expected = module.psi(noise, load_text_encoder(model, "clip").encode(["a black page"]))
+    assert torch.equal(module.predict_v(noise, ["a black page"])[0], expected)
+
+
 def test_mixclip_has_the_width_of_both_encoders(tmp_path, model, pictures):
     settings = small_settings(
         tmp_path, data=str(pictures), vae=str(model / "vae"), text=str(model), text_kind="mixclip",
@@ -643,7 +662,7 @@ def test_text_of_another_width_is_refused(tmp_path):
         train(small_settings(tmp_path), small_data(), small_config(16))
 
 
-@pytest.mark.parametrize(("kind", "width"), [("openclip", 1024), ("mixclip", 2048)])
+@pytest.mark.parametrize(("kind", "width"), [("openclip", 1024), ("clip", 768), ("mixclip", 2048)])
 @pytest.mark.parametrize("latents", ["sd", "sdxl"])
 def test_text_that_no_host_gives_is_refused(tmp_path, model, pictures, latents, kind, width):
     """Before a picture is encoded, which takes hours."""

@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from untrained_helpers import place_untrained
 from xyz_helpers import cells, plot
 
+from lib_oms.text import TEXT_ENCODERS
+
 pytest.importorskip("gradio")
 
 FIRST, SECOND = "embedded", "embedded-second"
@@ -122,33 +124,38 @@ def test_nothing_for_the_checkpoint_says_where_to_get_it(webui: WebUI, model: Pa
     assert used(webui, override_settings={"sd_model_checkpoint": SECOND}) == "wide", "seen without a restart"
 
 
-def test_a_module_that_reads_the_loaded_models_text_encoders_is_ready_while_it_is_loaded(
-    webui: WebUI,
-    pair: tuple,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("kind", ["clip", "mixclip"])
+def test_a_module_that_reads_the_loaded_models_text_encoder_is_ready_while_it_is_loaded(
+    webui: WebUI, kind: str, clip_l: tuple, pair: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lib_oms.library.listing import listing
     from lib_oms.webui import host, library_list, sources
 
-    tiny_psi(2048).save_pretrained(tmp_path / "m" / "large" / "oms_module")
+    family = TEXT_ENCODERS[kind].family
+    tiny_psi(TEXT_ENCODERS[kind].width).save_pretrained(tmp_path / "m" / "mine" / "oms_module")
     monkeypatch.setattr(host, "module_folders", lambda: [tmp_path / "m"])
 
     def line() -> tuple[str, str]:
-        (found,) = (line for line in listing(sources.places()) if line.name == "large")
+        (found,) = (line for line in listing(sources.places()) if line.name == "mine")
         return found.state, found.why
 
-    assert line() == ("needs text encoder", "it borrows that of an SDXL checkpoint as soon as one is loaded")
+    def download() -> bool:
+        return f"text-encoder-{kind}" in [offer.name for offer in library_list.look().offers]
+
+    assert line() == ("needs text encoder", f"it borrows that of an {family} checkpoint as soon as one is loaded")
     assert "as soon as one is loaded" in library_list.here(library_list.look())
-    sdxl = a1111_model(pair)
-    sdxl.is_sdxl = True
-    monkeypatch.setattr(host, "loaded_model", lambda: sdxl)
+    assert not download()
+    model = a1111_model(clip_l if kind == "clip" else pair)
+    model.is_sdxl = kind == "mixclip"
+    monkeypatch.setattr(host, "loaded_model", lambda: model)
     assert line() == ("ready", "the loaded model")
-    del sdxl.conditioner  # an SDXL of a host that keeps its text encoders elsewhere
-    host_text = sources.host_text
-    monkeypatch.setattr(host_text, "_known", None)
+    if kind == "clip":
+        model.is_sd1, model.is_sd2 = False, True  # its latents fit, its text encoder does not
+    else:
+        del model.conditioner  # an SDXL of a host that keeps its text encoders elsewhere
     assert line()[0] == "needs text encoder"
-    assert "python -m lib_oms download text-encoder-mixclip" in line()[1]
+    assert f"python -m lib_oms download text-encoder-{kind}" in line()[1]
+    assert download()
 
 
 def test_a_host_that_loads_a_checkpoint_only_for_its_first_picture(
