@@ -213,7 +213,7 @@ def _of_a1111(model: Any) -> _Lent | None:
         return None
 
     def towers() -> list[HostTower]:
-        tokenizer = _fast(first.tokenizer, first.tokenizer.pad_token_id)
+        tokenizer = _fast(first.tokenizer, first.tokenizer.eos_token_id)
         if second is None:
             return [_transformers_tower(first.transformer, tokenizer, last=True)]
         width = second.model.positional_embedding.shape[1]

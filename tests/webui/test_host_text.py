@@ -9,25 +9,77 @@ import io
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from extension_helpers import WebUI
+from browser_helpers import host_style
+from extension_helpers import RequestFailed, WebUI
 from host_models import CPU, Model, a1111_model, first_forge_model, forge_model
 from module_helpers import tiny_psi
+from safetensors.torch import load_file, save_file
 from text_helpers import BIG_G, CLIP_L, VIT_H, text_model, tokenizer, vocabulary, write_tokenizer
 from torch import nn
+from untrained_helpers import place_untrained
 
 from lib_oms.library import Places
 from lib_oms.library.text_sources import find_tokenizer
-from lib_oms.text import ClipEncoder, MixClipEncoder, TextEncoder
+from lib_oms.module import OMSModule
+from lib_oms.text import ClipEncoder, MixClipEncoder, TextEncoder, encoder_width
 
 pytest.importorskip("gradio")
 
 META = torch.device("meta")
+QUICK = {"sampler_name": "Euler", "steps": 1}
+SD1, SD2 = "embedded", "embedded-second"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two checkpoints, of which the host takes one for an SD1.x and the other for an SD2.x. Beside them lies a module
+    that reads the text of the former, and brings no text encoder.
+    """
+    folder = place_untrained(tmp_path_factory.mktemp("models") / "plain")
+    for part, family in (("unet", "sd1"), ("unet_second", "sd2")):
+        (weights,) = (folder / part).glob("*.safetensors")
+        save_file(load_file(weights), weights, {"format": "pt", "demo.family": family})
+    psi = tiny_psi(encoder_width(folder, "clip"), metadata={"oms.latents": "sd", "oms.text_encoder": "clip"})
+    psi.save_pretrained(folder.parent / "sd1s" / "oms_module")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def webui(start_webui: Callable[..., WebUI], model: Path) -> WebUI:
+    return start_webui(host_style(), model=model)
+
+
+def test_a_picture_is_made_with_the_text_of_the_loaded_sd1(webui: WebUI, model: Path) -> None:
+    module = OMSModule.from_pretrained(model.parent / "sd1s", text_encoder=model)
+    webui.options(sd_model_checkpoint=SD1)
+    (plain,) = webui.txt2img(**QUICK).seen
+    noise = plain.x / plain.level
+    for main in ("a red circle", "a (yellow:1.4) square " * 30):
+        made = webui.txt2img(True, "sd1s", "a (black:1.2) night", prompt=main, **QUICK)
+        assert "OMS model: sd1s [" in made.infotext
+        v, _ = module.predict_v(noise, ["a (black:1.2) night"])
+        torch.testing.assert_close(made.seen[0].x, plain.level * noise - v, rtol=0, atol=1e-4)
+
+
+def test_an_sd2_says_what_to_do_for_a_module_that_reads_the_text_of_sd1(webui: WebUI) -> None:
+    from lib_oms.webui import module_note
+
+    webui.options(sd_model_checkpoint=SD2)
+    told = r"'sd1s' needs its text encoder \(clip\): press Download .*, load an SD1.x checkpoint .* lends its own, or put"
+    with pytest.raises(RequestFailed, match=told):
+        webui.txt2img(True, "sd1s", "night", **QUICK)
+    assert "It lacks its text encoder. Press Download." in module_note.as_html("sd1s")
+    webui.options(sd_model_checkpoint=SD1)
+    webui.txt2img(**QUICK)  # loads it
+    assert "sd1s fits the checkpoint" in module_note.as_html("sd1s")
+    assert "lacks" not in module_note.as_html("sd1s")
 
 
 class WithLora(nn.Module):
