@@ -72,6 +72,11 @@ def state(entry: ModuleEntry, places: Places, finder: Finder | None = None) -> t
         return NEEDS_TEXT_ENCODER, str(error)
 
 
+def lacks_encoder(entry: ModuleEntry, places: Places, finder: Finder | None = None) -> bool:
+    """Whether a usable module reads a text encoder that is not here and will not be lent either."""
+    return state(entry, places, finder)[0] == NEEDS_TEXT_ENCODER and entry.text_encoder not in places.will_lend
+
+
 def has_encoder(module: catalogue.Published, places: Places, finder: Finder | None = None) -> bool:
     """Whether a published module needs no text encoder downloaded, as one is there or will be lent; if the module is
     in the first of the folders already, its own is looked at, too.

@@ -347,8 +347,7 @@ def _shared_places(kind: str, width: int, places: Places) -> list[str]:
         for place in places.checkpoints:
             count = sum(1 for _ in checkpoint_files([place]))
             tried.append(f"{count} checkpoints in {place}" if place.is_dir() else str(place))
-        tried.append("the loaded model")
-    return tried
+    return [*tried, "the loaded model"]
 
 
 def _without_tokenizer(own: Path, kind: str, width: int, places: Places) -> tuple[str, Path] | None:

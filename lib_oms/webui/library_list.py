@@ -73,7 +73,12 @@ class Look:
     @property
     def missing(self) -> Offer | None:
         """What prompts need for the loaded checkpoint; None where they need nothing, or nothing would help."""
-        if self.latents not in LATENTS_NAMES or any(line.fits and line.state == READY for line in self.lines):
+        usable = (
+            line.state == READY or (line.state == NEEDS_TEXT_ENCODER and line.text_encoder in self.lends)
+            for line in self.lines
+            if line.fits
+        )
+        if self.latents not in LATENTS_NAMES or any(usable):
             return None
         return min((one for one in self.offers if one.fits), key=lambda one: one.size, default=None)
 

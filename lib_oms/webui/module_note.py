@@ -8,7 +8,7 @@ from typing import Any
 from lib_oms.errors import OMSError
 from lib_oms.files import LATENTS_NAMES
 from lib_oms.library import UNKNOWN, ModuleEntry, fits
-from lib_oms.library.listing import NEEDS_TEXT_ENCODER, state
+from lib_oms.library.listing import lacks_encoder
 from lib_oms.settings import AUTOMATIC
 from lib_oms.webui import host, offer, sources
 
@@ -87,9 +87,7 @@ def _of_named(module: str) -> tuple[bool, str]:
 
 
 def _lack(entry: ModuleEntry) -> str:
-    if state(entry, sources.places())[0] == NEEDS_TEXT_ENCODER:
-        return f" It lacks its text encoder. {_GET_ONE}."
-    return ""
+    return f" It lacks its text encoder. {_GET_ONE}." if lacks_encoder(entry, sources.places()) else ""
 
 
 def _stands_for() -> str:

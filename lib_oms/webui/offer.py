@@ -9,8 +9,10 @@ from lib_oms.errors import ModuleFileError, SettingError
 from lib_oms.files import LATENTS_NAMES
 from lib_oms.library import UNKNOWN, ModuleEntry, fits, scan
 from lib_oms.library.fingerprint import Remembered, fingerprint
+from lib_oms.library.listing import lacks_encoder
+from lib_oms.library.text_sources import Finder
 from lib_oms.settings import AUTOMATIC, close_to, is_automatic
-from lib_oms.webui import host
+from lib_oms.webui import host, sources
 from lib_oms.webui.first_step import NotApplicable
 
 _labelled = re.compile(r"(?P<name>.+) \[(?P<fingerprint>[0-9a-f]{10})\]", re.DOTALL)
@@ -183,10 +185,21 @@ def _automatic(offered: list[ModuleEntry], latents: str) -> ModuleEntry:
     """The smallest module that fits (the published large one costs as much as a step of SDXL), first by name."""
     fitting = [entry for entry in offered if fits(entry, latents)]
     if fitting:
-        return min(fitting, key=lambda entry: (entry.size, entry.name))
+        return min(_with_text(fitting), key=lambda entry: (entry.size, entry.name))
     broken = [f"{entry.name}: {entry.problem}" for entry in offered if entry.problem]
     why = f" ({'; '.join(broken)})" if broken else ""
     raise SettingError(f"there is no usable OMS model for the loaded checkpoint{why}. {_instead(offered, latents)}")
+
+
+def _with_text(fitting: list[ModuleEntry]) -> list[ModuleEntry]:
+    """Of modules that read different text encoders those whose is here, as a loaded SD2.x does not lend SD1.x's; all,
+    where none is.
+    """
+    if len({entry.text_encoder for entry in fitting}) == 1:
+        return fitting
+    places = sources.places()
+    finder = Finder(places)
+    return [entry for entry in fitting if not lacks_encoder(entry, places, finder)] or fitting
 
 
 def _instead(offered: list[ModuleEntry], latents: str) -> str:

@@ -552,9 +552,7 @@ def test_nothing_else_on_the_machine_is_touched(server, root, tmp_path):
         ("mixclip", 2048, "SDXL", "stabilityai/stable-diffusion-xl-base-1.0"),
     ],
 )
-def test_a_module_reads_the_text_of_the_loaded_checkpoint_or_says_what_to_do(
-    tmp_path, kind, width, family, repository
-):
+def test_a_module_reads_the_text_of_the_loaded_checkpoint_or_says_what_to_do(tmp_path, kind, width, family, repository):
     tiny_psi(width).save_pretrained(tmp_path / "mine" / "oms_module")
     (entry,) = scan([tmp_path])
     waits = f"it borrows that of an {family} checkpoint as soon as one is loaded"

@@ -135,7 +135,7 @@ def test_clip_runs_all_of_its_layers_and_fills_up_with_the_end_token(clip: ClipE
     with torch.no_grad():
         expected = tower.model(torch.tensor([ids + [end] * (77 - len(ids))])).last_hidden_state
     torch.testing.assert_close(clip.encode(["a night"]), expected, rtol=0, atol=1e-6)
-    with pytest.raises(OMSError, match="fills up with '!'; SD1.x's fills up with its end token"):
+    with pytest.raises(OMSError, match=r"fills up with '!'; SD1\.x's fills up with its end token"):
         ClipEncoder(tower.model, tokenizer(tmp_path / "of sd2", pad_token="!"))
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import io
+import shutil
 import sys
 import threading
 import weakref
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from browser_helpers import host_style
+from checkpoint_helpers import write_unet
 from extension_helpers import RequestFailed, WebUI
 from host_models import CPU, Model, a1111_model, first_forge_model, forge_model
 from module_helpers import tiny_psi
@@ -72,7 +74,9 @@ def test_an_sd2_says_what_to_do_for_a_module_that_reads_the_text_of_sd1(webui: W
     from lib_oms.webui import module_note
 
     webui.options(sd_model_checkpoint=SD2)
-    told = r"'sd1s' needs its text encoder \(clip\): press Download .*, load an SD1.x checkpoint .* lends its own, or put"
+    told = (
+        r"'sd1s' needs its text encoder \(clip\): press Download .*, load an SD1.x checkpoint .*, which lends its own"
+    )
     with pytest.raises(RequestFailed, match=told):
         webui.txt2img(True, "sd1s", "night", **QUICK)
     assert "It lacks its text encoder. Press Download." in module_note.as_html("sd1s")
@@ -94,6 +98,42 @@ class WithLora(nn.Module):
 
 
 PROMPTS = ["", "a night", "a (bright:1.3) night, BREAK and [day]", "nig " * 100, "a ! night"]
+
+
+def test_automatic_takes_what_the_loaded_checkpoint_has_the_text_for(
+    webui: WebUI, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lib_oms.webui import host
+
+    width = encoder_width(model, "clip")
+    for name, kind, note in (("reads-sd1s", "clip", ""), ("larger", "openclip", "x" * 1000)):
+        psi = tiny_psi(width, metadata={"oms.latents": "sd", "oms.text_encoder": kind, "note": note})
+        psi.save_pretrained(tmp_path / name / "oms_module")
+    for part in ("text_encoder", "tokenizer"):
+        shutil.copytree(model / part, tmp_path / "larger" / part)
+    monkeypatch.setattr(host, "module_folders", lambda: [tmp_path])
+    for checkpoint, module in ((SD1, "reads-sd1s"), (SD2, "larger")):
+        webui.options(sd_model_checkpoint=checkpoint)
+        webui.txt2img(**QUICK)  # loads it
+        assert f"OMS model: {module} [" in webui.txt2img(True, "Automatic", "night", **QUICK).infotext
+
+
+def test_what_will_be_lent_is_not_said_to_be_lacking(
+    webui: WebUI, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forge loads a checkpoint only for its first picture; until then it is known by its file."""
+    from modules import sd_models
+
+    from lib_oms.webui import host, library_list, module_note
+
+    chosen = sd_models.CheckpointInfo("one", str(write_unet(tmp_path / "one.safetensors", 768)), "0" * 64)
+    monkeypatch.setattr(sd_models.model_data, "forge_loading_parameters", {"checkpoint_info": chosen}, raising=False)
+    monkeypatch.setattr(host, "loaded_model", lambda: object())  # what Forge has instead of a model until then
+    monkeypatch.setattr(host, "module_folders", lambda: [model.parent])
+    assert host.latents_now() == "sd"
+    assert "Automatic is now sd1s, for the checkpoint one (SD1/SD2)." in module_note.as_html("Automatic")
+    assert "lacks" not in module_note.as_html("Automatic")
+    assert library_list.look().missing is None
 
 
 @pytest.fixture(params=["clip", "mixclip"])
