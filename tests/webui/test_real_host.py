@@ -24,7 +24,7 @@ from module_helpers import tiny_psi, write_module
 from PIL import Image
 from real_host_helpers import LORA, LORA_SD2, RealWebUI
 from safetensors import safe_open
-from sd2_helpers import WIDTH, is_sd2, night, text_model_of
+from sd2_helpers import SD1_WIDTH, WIDTH, clip_l_of, is_sd2, night, text_model_of
 from untrained_helpers import place_untrained
 from xyz_helpers import cells, plot, quick
 
@@ -46,12 +46,10 @@ def webui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     else:
         for latents in ("sd", "sdxl"):
             write_module(temporary / "models" / f"tiny-{latents}", latents)
-        # One that reads SDXL's pair of text encoders, and brings none along.
-        metadata = {"oms.text_encoder": "mixclip", "oms.latents": "sdxl"}
-        tiny_psi(2048, metadata=metadata).save_pretrained(temporary / "models" / "x-mixclip" / "oms_module")
-        # And one that reads SD2.x's.
-        metadata = {"oms.text_encoder": "openclip", "oms.latents": "sd"}
-        tiny_psi(WIDTH, metadata=metadata).save_pretrained(temporary / "models" / "x-openclip" / "oms_module")
+        # Those that read the text encoders of SDXL, SD1.x and SD2.x, and bring none along.
+        for kind, latents, width in (("mixclip", "sdxl", 2048), ("clip", "sd", SD1_WIDTH), ("openclip", "sd", WIDTH)):
+            psi = tiny_psi(width, metadata={"oms.text_encoder": kind, "oms.latents": latents})
+            psi.save_pretrained(temporary / "models" / f"x-{kind}" / "oms_module")
         started = RealWebUI(temporary / "webui", temporary / "models")
     yield started
     started.close()
@@ -429,33 +427,41 @@ def test_real_controlnet_steers_the_picture_and_not_the_step(
     assert webui.txt2img(True, "Automatic", "night", sampler_name="Euler").pixels == without.pixels
 
 
-def test_real_sdxl_lends_its_text_encoders(webui: WebUI) -> None:
-    """tests/webui/test_manners.py has the numbers; here it is that the main prompt's business stays out of it, and that
-    nothing of ours stays in the host.
+@pytest.mark.parametrize(("name", "held_as"), [("x-mixclip", "conditioner."), ("x-clip", "cond_stage_model.transf")])
+def test_real_sdxl_or_sd1_lends_its_text_encoders(webui: WebUI, name: str, held_as: str) -> None:
+    """The main prompt's business stays out of it, and nothing of ours stays in the host. tests/webui/test_host_text.py
+    has SDXL's numbers; SD1.x's are here, too.
     """
     if not isinstance(webui, RealWebUI):
-        pytest.skip("the miniature WebUI's model has one text encoder")
-    if "OMS skipped" in webui.txt2img(True, "x-mixclip", "night", sampler_name="Euler").infotext:
-        pytest.skip("the loaded checkpoint is no SDXL")
+        pytest.skip("tests/webui/test_host_text.py has the miniature WebUI's")
+    checkpoint = loaded_checkpoint(webui)
+    if not any(key.startswith(held_as) for key in kind_of(checkpoint)):
+        pytest.skip("the loaded checkpoint is of another family, or a .ckpt whose weights are not named")
     plain = webui.txt2img(sampler_name="Euler")
     with_lora = webui.txt2img(prompt=f"a red circle<lora:{LORA}:1>", sampler_name="Euler")
     assert with_lora.pixels != plain.pixels, "the LoRA has an effect here"
     business = [{}, {"prompt": f"a red circle<lora:{LORA}:1>"}, {"override_settings": {"CLIP_stop_at_last_layers": 3}}]
     webui.options(oms_memory_policy="drop after use", CLIP_stop_at_last_layers=1)  # forgets what was encoded
     try:
-        nights = [webui.txt2img(True, "x-mixclip", "night", 1.5, sampler_name="Euler", **more) for more in business]
-        day = webui.txt2img(True, "x-mixclip", "a day", 1.5, sampler_name="Euler")
+        nights = [webui.txt2img(True, name, "night", 1.5, sampler_name="Euler", **more) for more in business]
+        day = webui.txt2img(True, name, "a day", 1.5, sampler_name="Euler")
+        plainly = webui.txt2img(True, name, "night", sampler_name="Euler")
     finally:
         webui.options(oms_memory_policy="keep in RAM")
     for made in nights:
-        assert "OMS model: x-mixclip" in made.infotext
+        assert f"OMS model: {name} [" in made.infotext
         assert torch.equal(made.seen[0].x, nights[0].seen[0].x)
     assert not torch.equal(day.seen[0].x, nights[0].seen[0].x)
+    if name == "x-clip":
+        noise, (seen,) = noise_of(webui), plainly.seen
+        with torch.no_grad():
+            v = tiny_psi(SD1_WIDTH)(noise, night(clip_l_of(checkpoint)))
+        assert_close(webui, seen.x, seen.level * noise - v, "SD1.x's own text")
     # Loaded anew the pair is the same, though Forge Neo takes the main prompt's conditioning out of its cache then and
     # has not turned the embeddings to float32 yet.
     requests.post(f"{webui.url}/sdapi/v1/unload-checkpoint", timeout=300).raise_for_status()
     requests.post(f"{webui.url}/sdapi/v1/reload-checkpoint", timeout=300)  # Forge Neo has none and does it by itself
-    anew = webui.txt2img(True, "x-mixclip", "night", 1.5, sampler_name="Euler")
+    anew = webui.txt2img(True, name, "night", 1.5, sampler_name="Euler")
     assert torch.equal(anew.seen[0].x, nights[0].seen[0].x)
     assert anew.pixels == nights[0].pixels
     assert webui.txt2img(sampler_name="Euler").pixels == plain.pixels
