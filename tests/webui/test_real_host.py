@@ -437,11 +437,12 @@ def test_real_sdxl_or_sd1_lends_its_text_encoders(webui: WebUI, name: str, held_
     checkpoint = loaded_checkpoint(webui)
     if not any(key.startswith(held_as) for key in kind_of(checkpoint)):
         pytest.skip("the loaded checkpoint is of another family, or a .ckpt whose weights are not named")
+    webui.options(CLIP_stop_at_last_layers=1)
     plain = webui.txt2img(sampler_name="Euler")
     with_lora = webui.txt2img(prompt=f"a red circle<lora:{LORA}:1>", sampler_name="Euler")
     assert with_lora.pixels != plain.pixels, "the LoRA has an effect here"
     business = [{}, {"prompt": f"a red circle<lora:{LORA}:1>"}, {"override_settings": {"CLIP_stop_at_last_layers": 3}}]
-    webui.options(oms_memory_policy="drop after use", CLIP_stop_at_last_layers=1)  # forgets what was encoded
+    webui.options(oms_memory_policy="drop after use")  # forgets what was encoded
     try:
         nights = [webui.txt2img(True, name, "night", 1.5, sampler_name="Euler", **more) for more in business]
         day = webui.txt2img(True, name, "a day", 1.5, sampler_name="Euler")
