@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from lib_oms.errors import ModuleFileError, readable
 from lib_oms.library import catalogue
-from lib_oms.library.entries import ModuleEntry, describe, fits, scan
+from lib_oms.library.entries import UNKNOWN, ModuleEntry, describe, fits, scan
 from lib_oms.library.text_sources import Finder, Places
 from lib_oms.text import TEXT_ENCODERS
 
@@ -66,7 +66,7 @@ def state(entry: ModuleEntry, places: Places, finder: Finder | None = None) -> t
     try:
         return READY, readable((finder or Finder(places)).find(entry).where)
     except ModuleFileError as error:
-        if entry.text_encoder in places.will_lend:
+        if will_borrow(entry, places.will_lend):
             family = TEXT_ENCODERS[entry.text_encoder].family
             return NEEDS_TEXT_ENCODER, f"it borrows that of an {family} checkpoint as soon as one is loaded"
         return NEEDS_TEXT_ENCODER, str(error)
@@ -74,7 +74,13 @@ def state(entry: ModuleEntry, places: Places, finder: Finder | None = None) -> t
 
 def lacks_encoder(entry: ModuleEntry, places: Places, finder: Finder | None = None) -> bool:
     """Whether a usable module reads a text encoder that is not here and will not be lent either."""
-    return state(entry, places, finder)[0] == NEEDS_TEXT_ENCODER and entry.text_encoder not in places.will_lend
+    return state(entry, places, finder)[0] == NEEDS_TEXT_ENCODER and not will_borrow(entry, places.will_lend)
+
+
+def will_borrow(module: ModuleEntry | Listed, will_lend: Collection[str]) -> bool:
+    """Whether a module is going to be lent its text encoder of these kinds: by a checkpoint that it is made for."""
+    kind = module.text_encoder
+    return kind in will_lend and module.latents in (TEXT_ENCODERS[kind].latents, UNKNOWN)
 
 
 def has_encoder(module: catalogue.Published, places: Places, finder: Finder | None = None) -> bool:

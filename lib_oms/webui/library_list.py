@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from lib_oms.embedded import LATENTS as EMBEDDED
@@ -19,6 +19,7 @@ from lib_oms.library.listing import (
     Listed,
     human_size,
     listing,
+    will_borrow,
 )
 from lib_oms.settings import AUTOMATIC
 from lib_oms.text import TEXT_ENCODERS
@@ -74,7 +75,7 @@ class Look:
     def missing(self) -> Offer | None:
         """What prompts need for the loaded checkpoint; None where they need nothing, or nothing would help."""
         usable = (
-            line.state == READY or (line.state == NEEDS_TEXT_ENCODER and line.text_encoder in self.lends)
+            line.state == READY or (line.state == NEEDS_TEXT_ENCODER and will_borrow(line, self.lends))
             for line in self.lines
             if line.fits
         )
@@ -114,14 +115,14 @@ def error(text: str) -> str:
     return f"<div class='error' style='{module_note.RED}; overflow-wrap: anywhere'>{html.escape(text)}</div>"
 
 
-def _offer(line: Listed, lends: Iterable[str]) -> Offer | None:
+def _offer(line: Listed, lends: Collection[str]) -> Offer | None:
     kind = line.text_encoder
     if line.state == NOT_DOWNLOADED:
         size = human_size(line.size - line.text_encoder_size)
         extra = f" + text encoder {human_size(line.text_encoder_size)}" if line.text_encoder_size else ""
         told = f"{_for(line)} · {size}{extra} · license {line.license}"
         return Offer(line.name, line.name, told, line.size, line.fits)
-    if line.state != NEEDS_TEXT_ENCODER or kind in lends or kind not in ENCODER_NAMES.values():
+    if line.state != NEEDS_TEXT_ENCODER or will_borrow(line, lends) or kind not in ENCODER_NAMES.values():
         return None
     name = line.name if line.name in NAMES else f"text-encoder-{kind}"
     missing = TEXT_ENCODERS[kind].size

@@ -564,6 +564,10 @@ def test_a_module_reads_the_text_of_the_loaded_checkpoint_or_says_what_to_do(tmp
     assert repository in why
     assert ("load an SD1.x checkpoint in the WebUI, which lends its own" in why) == (kind == "clip")
 
+    tiny_psi(width, metadata={"oms.latents": "mine"}).save_pretrained(tmp_path / "mine" / "oms_module")
+    (other,) = scan([tmp_path])
+    assert "text-encoder" in state(other, Places((tmp_path,), will_lend=(kind,)))[1], "who lends has other latents"
+
 
 def test_sd1s_text_encoder_comes_alone(server, root, monkeypatch, published):
     narrow = replace(TEXT_ENCODERS["clip"], width=VIT_H["hidden_size"])
