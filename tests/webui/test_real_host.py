@@ -18,13 +18,13 @@ import pytest
 import real_host_helpers
 import requests
 import torch
+from checkpoint_text_helpers import SD1_WIDTH, WIDTH, clip_l_of, is_sd2, night, text_model_of
 from diffusers import DDIMScheduler
 from extension_helpers import SILENT, SIZE, STEPS, Made, RequestFailed, WebUI
 from module_helpers import tiny_psi, write_module
 from PIL import Image
 from real_host_helpers import LORA, LORA_SD2, RealWebUI
 from safetensors import safe_open
-from sd2_helpers import SD1_WIDTH, WIDTH, clip_l_of, is_sd2, night, text_model_of
 from untrained_helpers import place_untrained
 from xyz_helpers import cells, plot, quick
 
