@@ -72,14 +72,12 @@ class HostTextEncoder(TextEncoder):
 
     Args:
         model: the host's loaded model.
-        kind: "mixclip" or "clip".
         towers: CLIP-L's and bigG's, or CLIP-L's alone.
         fetch: makes the host bring them to its device.
     """
 
-    def __init__(self, model: Any, kind: str, towers: list[HostTower], fetch: Callable[[Any], None]) -> None:
+    def __init__(self, model: Any, towers: list[HostTower], fetch: Callable[[Any], None]) -> None:
         super().__init__(towers)
-        self.kind = kind
         self._model = weakref.ref(model)
         self._weights = _weights_of(model)
         self._fetch = fetch
@@ -146,7 +144,7 @@ def of(model: Any) -> HostTextEncoder | None:
     with _lock:
         if _known is None or not _known.belongs_to(model):
             lent = _lent(model)
-            _known = None if lent is None else HostTextEncoder(model, lent.kind, lent.towers(), lent.fetch)
+            _known = None if lent is None else HostTextEncoder(model, lent.towers(), lent.fetch)
         return _known
 
 

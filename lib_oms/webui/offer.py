@@ -183,23 +183,23 @@ def _has_fingerprint(entry: ModuleEntry, wanted: str) -> bool:
 
 def _automatic(offered: list[ModuleEntry], latents: str) -> ModuleEntry:
     """The smallest module that fits (the published large one costs as much as a step of SDXL), first by name."""
-    fitting = [entry for entry in offered if fits(entry, latents)]
+    fitting = sorted((one for one in offered if fits(one, latents)), key=lambda entry: (entry.size, entry.name))
     if fitting:
-        return min(_with_text(fitting), key=lambda entry: (entry.size, entry.name))
+        return _first_with_text(fitting)
     broken = [f"{entry.name}: {entry.problem}" for entry in offered if entry.problem]
     why = f" ({'; '.join(broken)})" if broken else ""
     raise SettingError(f"there is no usable OMS model for the loaded checkpoint{why}. {_instead(offered, latents)}")
 
 
-def _with_text(fitting: list[ModuleEntry]) -> list[ModuleEntry]:
-    """Of modules that read different text encoders those whose is here, as a loaded SD2.x does not lend SD1.x's; all,
-    where none is.
+def _first_with_text(fitting: list[ModuleEntry]) -> ModuleEntry:
+    """Where they read different text encoders the first whose is here, as a loaded SD2.x does not lend SD1.x's; the
+    first of all, where none is.
     """
     if len({entry.text_encoder for entry in fitting}) == 1:
-        return fitting
+        return fitting[0]
     places = sources.places()
     finder = Finder(places)
-    return [entry for entry in fitting if not lacks_encoder(entry, places, finder)] or fitting
+    return next((entry for entry in fitting if not lacks_encoder(entry, places, finder)), fitting[0])
 
 
 def _instead(offered: list[ModuleEntry], latents: str) -> str:
