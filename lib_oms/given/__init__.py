@@ -6,13 +6,14 @@ them by what a folder of pictures has in common.
 
 from lib_oms.given.latents import Encode, VAELatents, latents_of, trims_of
 from lib_oms.given.pictures import png, small_picture
-from lib_oms.given.style import Style, find_style, load_style, style_of, styles
+from lib_oms.given.style import Style, find_style, labelled_style, load_style, style_of, styles
 
 __all__ = [
     "Encode",
     "Style",
     "VAELatents",
     "find_style",
+    "labelled_style",
     "latents_of",
     "load_style",
     "png",

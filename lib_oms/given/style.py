@@ -15,7 +15,9 @@ a VAE, whatever its precision and its names for its weights.
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,6 +38,7 @@ STYLES_FOLDER = "styles"
 """Below a folder with OMS models."""
 _KIND = "style"
 _MOST_FREQUENCIES, _MOST_CHANNELS = 16, 64
+_labelled = re.compile(r"(?P<name>.+) \[(?P<fingerprint>[0-9a-f]{10})\]", re.DOTALL)
 _SAME = 0.1
 """Two VAEs are of one kind whose flat colors differ by no more than this share of the way from black to white."""
 
@@ -72,6 +75,14 @@ class Style:
             "the style was made of another VAE's latents. Make it anew for this one: python -m lib_oms style FOLDER "
             "--vae VAE"
         )
+
+    @property
+    def fingerprint(self) -> str:
+        """Ten hexadecimal digits that tell it from a style that was made anew."""
+        digest = hashlib.sha256()
+        for tensor in (self.mean, self.covariance, self.colors):
+            digest.update(tensor.float().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:10]
 
     @property
     def _root(self) -> Tensor:
@@ -145,14 +156,36 @@ def styles(folders: Iterable[Path]) -> dict[str, Path]:
 
 
 def find_style(name: str, folders: Iterable[Path]) -> Style:
-    """The style of this name; a name is looked up in what is there, and never made a path.
+    """The style of this name, or of this name and fingerprint; a name is looked up in what is there, and never made a
+    path.
 
     Raises:
-        SettingError: there is none.
+        SettingError: there is none, or it is another one now.
         ModuleFileError: as `load_style`.
     """
+    return _find(name.strip(), folders)[1]
+
+
+def labelled_style(name: str, folders: Iterable[Path]) -> str:
+    """What infotext calls a style: its name, and its fingerprint in brackets. Raises as `find_style`."""
+    found, style = _find(name.strip(), folders)
+    return f"{found} [{style.fingerprint}]"
+
+
+def _find(name: str, folders: Iterable[Path]) -> tuple[str, Style]:
     there = styles(folders)
-    if name.strip() not in there:
+    labelled = _labelled.fullmatch(name)
+    if name not in there and labelled and labelled["name"] in there:
+        name = labelled["name"]
+        style = load_style(there[name])
+        if style.fingerprint != labelled["fingerprint"]:
+            raise SettingError(
+                f"OMS style (style): the style {name!r:.80} was made anew since the picture that asks for it: it is "
+                f"{style.fingerprint} now, and was {labelled['fingerprint']}. Choose {name!r:.80} to draw from it as "
+                "it is."
+            )
+        return name, style
+    if name not in there:
         known = f" There are {', '.join(there)}." if there else " There is none yet: python -m lib_oms style FOLDER."
         raise SettingError(f"OMS style (style): there is no style {name!r:.80}.{close_to(name, there)}{known}")
-    return load_style(there[name.strip()])
+    return name, load_style(there[name])

@@ -8,20 +8,23 @@ import torch
 from torch import Tensor
 
 from lib_oms.errors import OMSError
-from lib_oms.given import VAELatents, find_style, latents_of, small_picture, trims_of
+from lib_oms.given import VAELatents, find_style, labelled_style, latents_of, small_picture, trims_of
 from lib_oms.settings import BRUSH, COLOR, PICTURE, STYLE, OMSSettings
 from lib_oms.step import Trims
 from lib_oms.webui import host, host_styles
 
 
 def settled(settings: OMSSettings) -> OMSSettings:
-    """These settings as an infotext can hold them: the texts of the host's styles in place of their names, and the
-    picture that is followed as small as it is needed.
+    """These settings as an infotext can hold them: the texts of the host's styles in place of their names, the picture
+    that is followed as small as it is needed, and with the style's name what tells its content apart.
 
     Raises:
-        SettingError: there is no such style; the picture is none, broken, or too large.
+        SettingError: there is no such style, or it is another one now; the picture is none, broken, or too large.
+        ModuleFileError: the style is broken.
     """
     settings = host_styles.put_in(settings)
+    if settings.source == STYLE:
+        return settings.replaced(style=labelled_style(settings.style, host.module_folders()))
     if settings.source not in (PICTURE, BRUSH):
         return settings
     name = settings.source

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lib_oms.errors import ModuleFileError, OMSError, SettingError
-from lib_oms.given import Style, find_style, load_style, style_of, styles
+from lib_oms.given import Style, find_style, labelled_style, load_style, style_of, styles
 from lib_oms.given.style import FREQUENCIES
 from lib_oms.library import scan
 from lib_oms.step import Directions, coefficients, low
@@ -99,6 +99,19 @@ def test_a_name_is_looked_up_and_never_a_path(style: Style, tmp_path: Path, name
     assert torch.equal(find_style(" dusk", [tmp_path]).mean, load_style(tmp_path / "styles/dusk.safetensors").mean)
     with pytest.raises(SettingError, match=r"no style.*dusk"):
         find_style(name, [tmp_path])
+
+
+def test_a_name_with_a_fingerprint_is_that_very_style(style: Style, tmp_path: Path) -> None:
+    path = tmp_path / "styles" / "dusk.safetensors"
+    style.save(path)
+    label = labelled_style("dusk", [tmp_path])
+    assert label == f"dusk [{style.fingerprint}]" == labelled_style(label, [tmp_path])
+    assert torch.equal(find_style(label, [tmp_path]).mean, load_style(path).mean)
+    Style(style.mean + 0.1, style.covariance, style.colors).save(path)
+    with pytest.raises(SettingError, match=rf"'dusk' was made anew.*was {style.fingerprint}.*Choose 'dusk'"):
+        find_style(label, [tmp_path])
+    style.save(tmp_path / "styles" / f"{label}.safetensors")  # a name may look like that
+    assert torch.equal(find_style(label, [tmp_path]).mean, style.mean.float().double())
 
 
 def test_no_style_is_listed_among_the_oms_models(style: Style, tmp_path: Path) -> None:

@@ -144,9 +144,23 @@ def test_a_style_is_drawn_anew_for_each_seed_and_is_the_same_for_one(webui: WebU
     torch.testing.assert_close(low(made.seen[0].x, 6), wanted, rtol=1e-3, atol=2e-3)
     alone = webui.txt2img(asked, **QUICK, seed=8)
     assert torch.equal(made.seen[0].x[1:], alone.seen[0].x)
-    assert "OMS source: style, OMS quiet: 6, OMS style: dusk" in alone.infotext
+    assert f"OMS source: style, OMS quiet: 6, OMS style: dusk [{dusk.fingerprint}]" in alone.infotext
     again = webui.txt2img(infotext=alone.infotext, styles=[], **QUICK, seed=8)
     assert (again.infotext, again.pixels) == (alone.infotext, alone.pixels)
+
+
+def test_a_style_that_was_made_anew_is_not_taken_for_the_one_of_an_infotext(webui: WebUI, dusk: Style) -> None:
+    from modules import paths
+
+    asked = {"source": "style", "style": "dusk"}
+    made = webui.txt2img(asked, **QUICK)
+    Style(dusk.mean + 0.2, dusk.covariance, dusk.colors).save(
+        Path(paths.models_path) / "OMS" / "styles" / "dusk.safetensors"
+    )
+    with pytest.raises(RequestFailed, match="'dusk' was made anew"):
+        webui.txt2img(infotext=made.infotext, styles=[], **QUICK)
+    other = webui.txt2img(asked, **QUICK)
+    assert other.pixels != made.pixels
 
 
 def test_a_style_of_another_vae_ends_the_request(webui: WebUI, dusk: Style) -> None:
