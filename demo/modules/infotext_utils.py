@@ -86,11 +86,26 @@ def parse_generation_parameters(x: str) -> dict[str, Any]:
 
 def get_override_settings(params: dict) -> dict[str, Any]:
     """Every option that the infotext has other than it is set now; not the checkpoint, which a text does not change."""
+    values = _options_in({key: value for key, value in params.items() if key != "Model hash"})
+    return {name: value for name, value in values.items() if value != getattr(shared.opts, name)}
+
+
+def to_override_settings(params: dict) -> Any:
+    """An update of the page's override settings: the options that an infotext asks for."""
+    labels = [shared.opts.data_labels[name].infotext for name in get_override_settings(params)]
+    pairs = [f"{label}: {params[label]}" for label in labels]
+    return gr.update(value=pairs, choices=pairs, visible=bool(pairs))
+
+
+def create_override_settings_dict(text_pairs: list[str]) -> dict[str, Any]:
+    """What the page's override settings, such as "ENSD: 31337", mean."""
+    return _options_in({key: value.strip() for key, value in (pair.split(":", 1) for pair in text_pairs)})
+
+
+def _options_in(params: dict) -> dict[str, Any]:
     options = shared.opts
     named = {name: info.infotext for name, info in options.data_labels.items() if info.infotext in params}
-    named.pop("sd_model_checkpoint", None)
-    values = {name: options.cast_value(name, params[key]) for name, key in named.items()}
-    return {name: value for name, value in values.items() if value != getattr(options, name)}
+    return {name: options.cast_value(name, params[key]) for name, key in named.items()}
 
 
 def _update(field: PasteField, params: dict) -> Any:

@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from modules import images, processing, scripts
+from modules import images, infotext_utils, processing, scripts
 from modules.ui_components import plaintext_to_html
 from PIL import Image
 
@@ -22,6 +22,7 @@ def txt2img(names: tuple[str, ...], *values: Any) -> tuple:
     """
     page, script_args = dict(zip(names, values, strict=False)), values[len(names) :]
     page |= {name: -1 if page[name] is None else int(page[name]) for name in _WHOLE}
+    page["override_settings"] = infotext_utils.create_override_settings_dict(page["override_settings"] or [])
     p = processing.StableDiffusionProcessingTxt2Img(**page)
     with closing(p):
         p.scripts = scripts.scripts_txt2img

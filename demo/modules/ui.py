@@ -105,6 +105,9 @@ def _create_txt2img() -> None:
                 of_p["seed"] = _seed("Seed", "txt2img_seed")
                 of_p["subseed"] = _seed("Variation seed", "txt2img_subseed")
                 of_p["subseed_strength"] = _slider("Variation strength", "txt2img_subseed_strength", 0, 1, 0.01, 0)
+            of_p["override_settings"] = gr.Dropdown(
+                [], label="Override settings", visible=False, elem_id="txt2img_override_settings", multiselect=True
+            )
             with gr.Group(elem_id="txt2img_script_container"):
                 of_scripts = scripts.scripts_txt2img.setup_ui()
         with gr.Column(elem_id="txt2img_results"):
@@ -128,6 +131,7 @@ def _create_txt2img() -> None:
     interrupt.click(fn=shared.state.interrupt, inputs=[], outputs=[], queue=False)
     infotext_utils.txt2img_fields[:] = [
         *(PasteField(of_p[name], target, name) for name, target in _IN_INFOTEXT.items()),
+        PasteField(of_p["override_settings"], infotext_utils.to_override_settings),
         *(PasteField(*field) for field in scripts.scripts_txt2img.infotext_fields),
     ]
     infotext_utils.connect_paste(paste, prompt)

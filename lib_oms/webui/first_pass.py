@@ -8,19 +8,28 @@ that is written anywhere.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from modules import call_queue, devices, processing, rng, sd_models, sd_samplers, shared
 from torch import Tensor
 
+from lib_oms.errors import SettingError
+from lib_oms.webui import host
+
+_LOADED = ("sd_model_checkpoint", "sd_vae", "forge_additional_modules", "forge_unet_storage_dtype")
+"""Options that say which files are in memory, and how."""
+
 
 @dataclass(frozen=True)
 class Wanted:
-    """One picture by the host's own names; a seed of -1 is a random one, a sampler of None the host's first."""
+    """One picture by the host's own names; a seed of -1 is a random one, a sampler of None the host's first.
+
+    override_settings: options of the host, by name, that are in force for this picture.
+    """
 
     prompt: str = ""
     styles: Sequence[str] = ()
@@ -32,6 +41,7 @@ class Wanted:
     steps: int = 20
     sampler_name: str | None = None
     scheduler: str | None = None
+    override_settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @contextmanager
@@ -54,7 +64,11 @@ def about_to_sample(wanted: Wanted) -> Iterator[tuple[Any, Tensor]]:
     """The host's processing object just before its sampler is called, and the noise [1, C, H/8, W/8] that it drew.
 
     In a `turn` only: it loads the chosen checkpoint, as generating would. The global random numbers are left alone.
+
+    Raises:
+        SettingError: the override settings ask for another checkpoint or VAE than the chosen one.
     """
+    _refuse_other_files(wanted.override_settings)
     seed, subseed = (secrets.randbelow(2**32 - 1) if s == -1 else s for s in (wanted.seed, wanted.subseed))
     p = processing.StableDiffusionProcessingTxt2Img(
         prompt=wanted.prompt,
@@ -67,10 +81,11 @@ def about_to_sample(wanted: Wanted) -> Iterator[tuple[Any, Tensor]]:
         steps=wanted.steps,
         sampler_name=wanted.sampler_name,
         scheduler=wanted.scheduler,
+        override_settings=dict(wanted.override_settings),
         do_not_save_samples=True,
         do_not_save_grid=True,
     )
-    with closing(p), _global_random_numbers_kept(), _model_loaded(p):
+    with closing(p), _global_random_numbers_kept(), _in_force(wanted.override_settings), _model_loaded(p):
         sd_samplers.fix_p_invalid_sampler_and_scheduler(p)
         if hasattr(p.sd_model, "fix_dimensions"):
             p.width, p.height = p.sd_model.fix_dimensions(p.width, p.height)
@@ -89,6 +104,38 @@ def about_to_sample(wanted: Wanted) -> Iterator[tuple[Any, Tensor]]:
         )
         p.sampler = sd_samplers.create_sampler(p.sampler_name, p.sd_model)
         yield p, p.rng.next()
+
+
+def _refuse_other_files(overrides: Mapping[str, Any]) -> None:
+    """To load them for a preview, and the chosen ones again, would take longer than the picture."""
+    for name in _LOADED:
+        asked = overrides.get(name, getattr(shared.opts, name, None))
+        same = asked == getattr(shared.opts, name, None)
+        if name == "sd_model_checkpoint":  # the host takes a name that it does not know for none
+            known, now = sd_models.checkpoint_aliases.get(asked), host.checkpoint_now()
+            same = same or known is None or known.filename == getattr(now, "filename", None)
+        if not same:
+            label = shared.opts.data_labels[name].label
+            raise SettingError(
+                f"The override settings ask for another {label} ({name}): {asked!r:.80}. A preview is made with what "
+                "is loaded: choose it, or take it out of the override settings."
+            )
+
+
+@contextmanager
+def _in_force(overrides: Mapping[str, Any]) -> Iterator[None]:
+    """Options of the host as process_images sets them for a picture."""
+    data = shared.opts.data
+    kept = {name: data[name] for name in overrides if name in data}
+    try:
+        for name, value in overrides.items():
+            if name not in _LOADED:
+                shared.opts.set(name, value, is_api=True, run_callbacks=False)
+        yield
+    finally:
+        for name in overrides:
+            data.pop(name, None)
+        data.update(kept)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gradio.context import Context
+from modules import infotext_utils
 
 LAST = "html_log_txt2img"
 """What hosts make after all controls of txt2img, scripts' included: the output panel (modules/ui_common.py)."""
@@ -28,6 +29,7 @@ _IDS = {
     VARIES: "txt2img_subseed_show",
     "subseed": "txt2img_subseed",
     "subseed_strength": "txt2img_subseed_strength",
+    "override_settings": "txt2img_override_settings",
 }
 _WHOLE = ("width", "height", "n_iter", "batch_size", "steps")
 _SEEDS = ("seed", "subseed")
@@ -51,6 +53,8 @@ def read(values: Mapping[str, Any]) -> dict[str, Any]:
         if name in read:
             read[name] = _seed(read[name])
     read.update({name: int(read[name]) for name in _WHOLE if name in read})
+    if "override_settings" in read:  # "Clip skip: 2", as an infotext that was read has put it there
+        read["override_settings"] = infotext_utils.create_override_settings_dict(read["override_settings"])
     if not read.pop(VARIES, True):
         for name in ("subseed", "subseed_strength"):
             read.pop(name, None)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from modules import sd_samplers
+from modules import sd_samplers, shared
 
 from lib_oms.errors import SettingError
 from lib_oms.settings import OMSSettings, close_to
@@ -61,12 +61,25 @@ def _checked(name: str, value: Any) -> Any:
         if not isinstance(value, list) or not all(isinstance(style, str) for style in value):
             raise _refusal(name, value, "a list of names")
         return value
+    if name == "override_settings":
+        return _options(name, value)
     if not isinstance(value, str):
         raise _refusal(name, value, "a text")
     if name == "sampler_name":
         known = [sampler.name for sampler in sd_samplers.all_samplers]
         if value not in known:
             raise SettingError(f"{name}: there is no sampler {reprlib.repr(value)}.{close_to(value, known)}")
+    return value
+
+
+def _options(name: str, value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        raise _refusal(name, value, "an object of the WebUI's options by name")
+    for option in value:
+        if option not in shared.opts.data_labels:
+            raise SettingError(
+                f"{name}: the WebUI has no option {reprlib.repr(option)}.{close_to(option, shared.opts.data_labels)}"
+            )
     return value
 
 

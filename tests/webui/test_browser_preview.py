@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from browser_helpers import MODEL, DemoProcess, WebUIPage, brightness
+from PIL import Image
 
 pytest.importorskip("gradio")
 
@@ -109,6 +113,24 @@ def test_compare_shows_the_same_seeds_without_and_with_the_step(ui: WebUIPage, d
     ui.tick.set_checked(True)
     ui.generate()
     assert round(100 * brightness(ui.picture)) == pytest.approx(with_step, abs=1), "as Generate makes it"
+
+
+def test_compare_heeds_the_options_that_an_infotext_overrides(ui: WebUIPage) -> None:
+    text = "a red circle\nSteps: 4, Sampler: Euler, Schedule type: Karras, CFG scale: 3, Seed: 5, Size: 64x64"
+    ui.open_accordion()
+    ui.tick.set_checked(False)
+    ui.paste(text)
+    ui.generate()
+    usual = np.asarray(ui.picture)
+    ui.paste(f"{text}, Schedule max sigma: 2.0")
+    ui.find("oms_compare").click()
+    ui.page.locator("#oms_compare_result img").nth(1).wait_for(timeout=60_000)
+    shown = ui.page.locator("#oms_compare_result img").first.get_attribute("src")
+    ui.generate()
+    made = np.asarray(ui.picture)
+    compared = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown.split(",")[1]))))
+    assert np.array_equal(compared, made)
+    assert not np.array_equal(made, usual)
 
 
 def test_what_keeps_compare_from_it_is_told(ui: WebUIPage) -> None:

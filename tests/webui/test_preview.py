@@ -90,6 +90,22 @@ def test_it_is_what_generating_starts_from_to_the_bit(
         torch.testing.assert_close(low(made.seen[0].x, 1), low(taken.read, 1), rtol=1e-4, atol=1e-4)
 
 
+def test_the_options_that_a_request_overrides_are_in_force_and_for_it_alone(webui: WebUI, begun: list[Any]) -> None:
+    from modules import shared
+
+    before = dict(shared.opts.data)
+    options = {"sigma_max": 5.0, "sd_model_checkpoint": shared.opts.sd_model_checkpoint}
+    for overrides in ({}, options):
+        ask(webui, override_settings=overrides, scheduler="Karras")
+        assert shared.opts.data == before
+    webui.txt2img({"module": MODULE}, sampler_name="Euler", scheduler="Karras", override_settings=options)
+    refused = ask(webui, status=409, override_settings={"sd_model_checkpoint": "embedded-second"})
+    assert "'embedded-second'. A preview is made with what is loaded" in refused["detail"]
+    plain, looked, taken = begun
+    assert torch.equal(looked.x_T, taken.x_T)
+    assert not torch.equal(looked.x_T, plain.x_T)
+
+
 def test_its_numbers_are_those_of_the_pictures_that_it_shows_and_of_the_noise_alone(
     webui: WebUI, begun: list[Any]
 ) -> None:
@@ -172,6 +188,8 @@ def test_a_flow_model_has_no_step(webui: WebUI, monkeypatch: pytest.MonkeyPatch)
         ({"subseed_strength": 2}, "subseed_strength: 2 is not allowed, only a number from 0 to 1."),
         ({"prompt": ["a"]}, "prompt: ['a'] is not allowed, only a text."),
         ({"styles": "x"}, "styles: 'x' is not allowed, only a list of names."),
+        ({"override_settings": []}, "override_settings: [] is not allowed, only an object of the WebUI's options"),
+        ({"override_settings": {"sigma_maxx": 1}}, "the WebUI has no option 'sigma_maxx'. Did you mean 'sigma_max'?"),
         ({"sampler_name": "Eular"}, "there is no sampler 'Eular'. Did you mean 'Euler'?"),
         ({"oms": {"eta": 3}}, "OMS eta (eta): 3 is not allowed"),
         ({"oms": {"colour": "#000000"}}, "Did you mean 'color'?"),
