@@ -62,6 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--eta", type=float, default=0.0, help="share of fresh noise in the step, 0 to 1")
     parser.add_argument("--guidance-rescale", type=float, default=0.0, help="against overshooting, 0 to 1")
+    parser.add_argument("--folder", type=Path, help="of the embedded model (default: the repository's)")
+    parser.add_argument("--device", default="cpu", help="what computes, in torch's words: cpu, cuda, mps")
     parser.add_argument("--json", action="store_true", help="print the numbers as one JSON object and nothing else")
     parser.add_argument("--out", type=Path, default=Path("evaluation"), help="folder for what is made")
     evaluate_pictures.add_arguments(parser)
@@ -98,7 +100,8 @@ def main(args: argparse.Namespace) -> int:
     source = {"colors": COLOR, "splits": PICTURE}.get(what, PROMPT)
     quiet = int(getattr(args, "quiet", _QUIET.unsaid(source)))
     given = {"quiet": quiet, "eta": args.eta, "guidance_rescale": args.guidance_rescale}
-    painter = Painter(**facts, oms={**given, "oms_guidance_scale": args.oms_scale})
+    oms = {**given, "oms_guidance_scale": args.oms_scale}
+    painter = Painter(**facts, oms=oms, folder=args.folder, device=args.device)
     if what == "colors":
         colors = evaluate_colors(painter, **facts, quiet=quiet, eta=args.eta, count=args.colors, each=args.each)
         return _print(asdict(colors), args.json)
@@ -136,8 +139,9 @@ def _compare_solvers(args: argparse.Namespace) -> int:
     quiet = int(getattr(args, "quiet", _QUIET.unsaid(PROMPT)))
     oms = {"quiet": quiet, "guidance_rescale": args.guidance_rescale, "oms_guidance_scale": args.oms_scale}
     found = solvers.compare(
-        first, oms, variant=args.model, seed=args.seed, count=args.count, small=args.each, out=args.out / "solvers"
-    )
+        first, oms, variant=args.model, seed=args.seed, count=args.count, small=args.each, out=args.out / "solvers",
+        folder=args.folder, device=args.device,
+    )  # fmt: skip
     shown = solvers.table(found)
     print(json.dumps(found) if args.json else solvers.markdown(shown))
     if args.report is not None:

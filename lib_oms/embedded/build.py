@@ -11,11 +11,21 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, PreTrainedModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    PreTrainedModel,
+)
 
 from lib_oms.devices import contiguous
 
 TEXT_WIDTH = 128
+SECOND_TEXT_WIDTH = 96
+"""Of the second text encoder in SDXL's shape, and of its pooled embedding."""
+SIZE_WIDTH = 32
+"""Of the embedding of each of SDXL's six numbers: original size, crop, target size."""
 LATENT_SIZE = 32
 SCHEDULE = {
     "num_train_timesteps": 1000,
@@ -66,23 +76,30 @@ def build_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
+def _text_config(tokenizer: CLIPTokenizer, width: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        projection_dim=width,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=77,
+        hidden_act="gelu",
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id,
+    )
+
+
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """A CLIP text model of two layers; prompts become [B, 77, 128]."""
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=2 * TEXT_WIDTH,
-            projection_dim=TEXT_WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=77,
-            hidden_act="gelu",
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.eos_token_id,
-        )
-    ).eval()
+    return CLIPTextModel(_text_config(tokenizer, TEXT_WIDTH)).eval()
+
+
+def build_second_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModelWithProjection:
+    """The second one in SDXL's shape; prompts become [B, 77, 96], and pooled [B, 96]."""
+    return CLIPTextModelWithProjection(_text_config(tokenizer, SECOND_TEXT_WIDTH)).eval()
 
 
 def build_vae() -> AutoencoderKL:
@@ -171,7 +188,23 @@ def _start_as_averages(vae: AutoencoderKL) -> None:
 
 
 def build_unet() -> UNet2DConditionModel:
-    """The denoiser: 2.5 M parameters, text seen at the lowest resolution only."""
+    """The denoiser: 3.0 M parameters, text seen at the lowest resolution only."""
+    return UNet2DConditionModel(
+        sample_size=LATENT_SIZE,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(32, 64, 112),
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=(1, 2, 4),  # read by diffusers as the number of heads
+        norm_num_groups=4,
+    ).eval()
+
+
+def build_xl_unet() -> UNet2DConditionModel:
+    """A denoiser in SDXL's shape, 2.6 M parameters: it is also told the pooled text and the picture's sizes."""
     return UNet2DConditionModel(
         sample_size=LATENT_SIZE,
         in_channels=4,
@@ -180,9 +213,12 @@ def build_unet() -> UNet2DConditionModel:
         block_out_channels=(32, 64, 96),
         down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-        cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=(1, 2, 3),  # read by diffusers as the number of heads
+        cross_attention_dim=TEXT_WIDTH + SECOND_TEXT_WIDTH,
+        attention_head_dim=(1, 2, 3),
         norm_num_groups=4,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=SIZE_WIDTH,
+        projection_class_embeddings_input_dim=SECOND_TEXT_WIDTH + 6 * SIZE_WIDTH,
     ).eval()
 
 
@@ -191,22 +227,27 @@ def build_scheduler() -> DDIMScheduler:
     return DDIMScheduler(**SCHEDULE)
 
 
-def write_index(folder: Path) -> None:
-    """Writes model_index.json, so that `StableDiffusionPipeline.from_pretrained(folder)` works."""
-    index = {
-        "_class_name": "StableDiffusionPipeline",
+def write_index(folder: Path, *, xl: bool = False) -> None:
+    """Writes model_index.json, so that `DiffusionPipeline.from_pretrained(folder)` works."""
+    index: dict[str, object] = {
+        "_class_name": "StableDiffusionXLPipeline" if xl else "StableDiffusionPipeline",
         "_diffusers_version": "0.31.0",
         "feature_extractor": [None, None],
         "image_encoder": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
         "scheduler": ["diffusers", "DDIMScheduler"],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    if xl:
+        index["force_zeros_for_empty_prompt"] = False
+        index["text_encoder_2"] = ["transformers", "CLIPTextModelWithProjection"]
+        index["tokenizer_2"] = ["transformers", "CLIPTokenizer"]
+    else:
+        index["requires_safety_checker"] = False
+        index["safety_checker"] = [None, None]
+    (folder / "model_index.json").write_text(json.dumps(dict(sorted(index.items())), indent=2) + "\n", encoding="utf-8")
 
 
 def save_part(part: ModelMixin | PreTrainedModel, folder: Path) -> None:
@@ -218,7 +259,7 @@ def save_part(part: ModelMixin | PreTrainedModel, folder: Path) -> None:
     contiguous(part.half())
     part.save_pretrained(folder, safe_serialization=True)
     part.float()
-    if isinstance(part, CLIPTextModel):
+    if isinstance(part, (CLIPTextModel, CLIPTextModelWithProjection)):
         _name_as_published(folder / "model.safetensors")
     config = json.loads((folder / "config.json").read_text("utf-8"))
     config.pop("_name_or_path", None)
@@ -228,5 +269,8 @@ def save_part(part: ModelMixin | PreTrainedModel, folder: Path) -> None:
 def _name_as_published(file: Path) -> None:
     """Gives a text model's tensors the prefix that published files have: transformers 5 drops it, 4 needs it."""
     prefix = "text_model."
-    tensors = {prefix + name.removeprefix(prefix): tensor for name, tensor in load_file(file).items()}
+    tensors = {
+        name if name.startswith("text_projection.") else prefix + name.removeprefix(prefix): tensor
+        for name, tensor in load_file(file).items()
+    }
     save_file(tensors, file, metadata={"format": "pt"})

@@ -1,8 +1,9 @@
 """Pictures that code draws, with captions that say how bright and of what color they are.
 
-One shape, or none, on a background of any brightness and hue. About a third of the captions leave the background
-out, as captions of real pictures mostly do: that is what makes a diffusion model read the brightness from what is left
-of the picture at the last timestep, which is the flaw that One More Step mends.
+No shape, one, or two, on a background of any brightness and hue: plain, fading, ground under a sky, or patterned. About
+a third of the captions leave the background out, as captions of real pictures mostly do: that is what makes a diffusion
+model read the brightness from what is left of the picture at the last timestep, which is the flaw that One More Step
+mends.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ SIZE = 256
 OVERSAMPLING = 2
 """Shapes are drawn this many times larger and reduced, for smooth edges."""
 
+Colour = tuple[float, float, float]  # RGB, 0..1
 Paint = tuple[int, int, int]  # RGB, 0..255
 
 SHAPES = ("circle", "square", "triangle", "star", "cross")
@@ -51,6 +53,18 @@ LIGHTS = {
     "in the snow": ((0.5, 0.6), (0.0, 0.04), (0.95, 1.0)),
 }
 """Light of a time or a place: name -> (hue range, saturation range, value range)."""
+PATTERNS = {
+    "fading": "background fading from {} to {}",  # from above to below
+    "sideways": "background fading from {} at the left to {} at the right",
+    "horizon": "ground of {1} under a {0} sky",
+    "halves": "background of {} at the left and {} at the right",
+    "stripes": "{} and {} striped background",
+    "checks": "{} and {} checkered background",
+    "dots": "{} background with {} dots",
+}
+"""Backgrounds of two colors: how it is drawn -> how it is named."""
+LAYOUTS = ("fading", "sideways", "horizon", "halves")
+"""Those of which the lowest frequencies tell nearly all; most backgrounds of two colors are so."""
 
 
 def grey_name(value: float) -> str:
@@ -59,97 +73,132 @@ def grey_name(value: float) -> str:
 
 
 @dataclass(frozen=True)
-class Scene:
-    """What a picture shows: all that `draw` needs, and all that its caption may tell."""
+class Shape:
+    """One shape of a picture."""
 
-    background: tuple[float, float, float]  # RGB, 0..1
-    background_name: str  # "black background", "at night", ...
-    shape: str | None = None
-    colour_name: str | None = None
-    colour: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    name: str  # one of SHAPES
+    colour_name: str
+    colour: Colour
     centre: tuple[float, float] = (0.5, 0.5)  # fractions of the picture's width
     radius: float = 0.2
     angle: float = 0.0  # radians
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a picture shows: all that `draw` needs, and all that its caption may tell."""
+
+    background: Colour
+    background_name: str  # "black background", "at night", "black and white striped background", ...
+    shapes: tuple[Shape, ...] = ()
     gradient: tuple[float, float] = (0.0, 0.0)  # brightness change across the picture, x and y
+    pattern: str | None = None  # one of PATTERNS
+    other: Colour = (0.0, 0.0, 0.0)  # the pattern's second color
+    phase: tuple[float, float] = (0.0, 0.0)  # where the pattern begins, in its periods
 
 
-def _background(rng: np.random.Generator, grey: float | None) -> tuple[tuple[float, float, float], str]:
+def _grey(rng: np.random.Generator) -> float:
+    """Half of the free grays at the ends, where the last timestep matters most."""
+    return float(rng.choice([rng.uniform(), rng.beta(0.35, 0.35)]))
+
+
+def _tone(rng: np.random.Generator) -> tuple[Colour, str]:
+    """A color and its name: "dark blue"."""
+    name = str(rng.choice(list(COLOURS)))
+    hue, saturation, value = COLOURS[name]
+    tone = str(rng.choice(["", "", "dark ", "light "]))
+    value *= {"": rng.uniform(0.9, 1.05), "dark ": rng.uniform(0.3, 0.5), "light ": 1.0}[tone]
+    if tone == "light ":
+        value, saturation = rng.uniform(0.92, 1.0), saturation * rng.uniform(0.3, 0.45)
+    return colorsys.hsv_to_rgb(hue + rng.uniform(-0.01, 0.01), saturation, min(value, 1.0)), f"{tone}{name}"
+
+
+def _any_tone(rng: np.random.Generator) -> tuple[Colour, str]:
+    if rng.uniform() < 0.5:
+        return _tone(rng)
+    value = _grey(rng)
+    return (value, value, value), grey_name(value)
+
+
+def _background(rng: np.random.Generator, grey: float | None) -> Scene:
+    """A scene without shapes."""
     kind = 0.0 if grey is not None else rng.uniform()
-    if kind < 0.5:
-        # half of the free grays at the ends, where the last timestep matters most
-        value = grey if grey is not None else rng.choice([rng.uniform(), rng.beta(0.35, 0.35)])
-        return (value, value, value), f"{grey_name(value)} background"
-    if kind < 0.82:
-        name = str(rng.choice(list(COLOURS)))
-        hue, saturation, value = COLOURS[name]
-        tone = str(rng.choice(["", "", "dark ", "light "]))
-        value *= {"": rng.uniform(0.9, 1.05), "dark ": rng.uniform(0.3, 0.5), "light ": 1.0}[tone]
-        if tone == "light ":
-            value, saturation = rng.uniform(0.92, 1.0), saturation * rng.uniform(0.3, 0.45)
-        return colorsys.hsv_to_rgb(hue + rng.uniform(-0.01, 0.01), saturation, min(value, 1.0)), (
-            f"{tone}{name} background"
-        )
-    name = str(rng.choice(list(LIGHTS)))
-    return colorsys.hsv_to_rgb(*(rng.uniform(*bounds) for bounds in LIGHTS[name])), name
+    if kind < 0.45:
+        value = grey if grey is not None else _grey(rng)
+        return Scene((value, value, value), f"{grey_name(value)} background")
+    if kind < 0.66:
+        colour, name = _tone(rng)
+        return Scene(colour, f"{name} background")
+    if kind < 0.78:
+        name = str(rng.choice(list(LIGHTS)))
+        return Scene(colorsys.hsv_to_rgb(*(rng.uniform(*bounds) for bounds in LIGHTS[name])), name)
+    pattern = str(rng.choice(LAYOUTS if rng.uniform() < 0.8 else list(PATTERNS)))
+    (first, first_name), (second, second_name) = _any_tone(rng), _any_tone(rng)
+    while math.dist(first, second) < 0.35:  # two that look alike are no pattern
+        second, second_name = _any_tone(rng)
+    name = PATTERNS[pattern].format(first_name, second_name)
+    x, y = rng.uniform(size=2)
+    return Scene(first, name, pattern=pattern, other=second, phase=(x, y))
 
 
-def sample_scene(rng: np.random.Generator, *, grey: float | None = None, empty: bool | None = None) -> Scene:
-    """Draws a scene's facts.
-
-    Args:
-        grey: the value (0..1) of a gray background; None draws any background.
-        empty: True for no shape, False for a shape, None for one in most pictures.
-    """
-    background, background_name = _background(rng, grey)
-    gradient_x, gradient_y = rng.uniform(-0.06, 0.06, 2) if rng.uniform() < 0.3 else (0.0, 0.0)
-    scene = Scene(background, background_name, gradient=(gradient_x, gradient_y))
-    if empty or (empty is None and rng.uniform() < 0.15):
-        return scene
+def _shape(rng: np.random.Generator, behind: list[Colour], x: float, y: float, radius: float) -> Shape:
     while True:
         colour_name = str(rng.choice([*COLOURS, "white", "black", "gray"]))
         if colour_name in COLOURS:
             hue, saturation, value = COLOURS[colour_name]
-            colour = colorsys.hsv_to_rgb(hue, saturation, value * rng.uniform(0.92, 1.03))
+            red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value * rng.uniform(0.92, 1.03))
+            colour = (min(red, 1.0), min(green, 1.0), min(blue, 1.0))
         else:
             value = {"white": 0.98, "black": 0.02, "gray": 0.5}[colour_name]
             colour = (value, value, value)
-        if math.dist(colour, background) > 0.35:  # a shape that cannot be seen teaches nothing
+        if all(math.dist(colour, other) > 0.35 for other in behind):  # what cannot be seen teaches nothing
             break
-    red, green, blue = colour
-    shape = str(rng.choice(SHAPES))
-    x, y = rng.uniform(0.36, 0.64, 2)
-    return replace(
-        scene,
-        shape=shape,
-        colour_name=colour_name,
-        colour=(min(red, 1.0), min(green, 1.0), min(blue, 1.0)),
-        centre=(x, y),
-        radius=rng.uniform(0.16, 0.25),
-        angle=rng.uniform(-0.25, 0.25),
-    )
+    return Shape(str(rng.choice(SHAPES)), colour_name, colour, (x, y), radius, rng.uniform(-0.25, 0.25))
+
+
+def sample_scene(rng: np.random.Generator, *, grey: float | None = None, shapes: int | None = None) -> Scene:
+    """Draws a scene's facts.
+
+    Args:
+        grey: the value (0..1) of a plain gray background; None draws any background.
+        shapes: how many (0 to 2); None: mostly one.
+    """
+    scene = _background(rng, grey)
+    if scene.pattern is None and rng.uniform() < 0.3:
+        gradient_x, gradient_y = rng.uniform(-0.06, 0.06, 2)
+        scene = replace(scene, gradient=(gradient_x, gradient_y))
+    count = shapes if shapes is not None else int(rng.choice(3, p=(0.15, 0.7, 0.15)))
+    behind = [scene.background] + ([scene.other] if scene.pattern else [])
+    if count == 1:
+        x, y = rng.uniform(0.36, 0.64, 2)
+        return replace(scene, shapes=(_shape(rng, behind, x, y, rng.uniform(0.16, 0.25)),))
+    places = [(rng.uniform(0.22, 0.30), rng.uniform(0.36, 0.64)), (rng.uniform(0.70, 0.78), rng.uniform(0.36, 0.64))]
+    return replace(scene, shapes=tuple(_shape(rng, behind, x, y, rng.uniform(0.13, 0.17)) for x, y in places[:count]))
 
 
 def caption(scene: Scene, rng: np.random.Generator, *, say_background: bool | None = None) -> str:
-    """A caption that is true of the scene.
+    """A caption that is true of the scene; of two shapes the left one is named first.
 
     Args:
         say_background: whether it names the background; None: two times of three.
     """
     where = scene.background_name
-    names_it = where if where.endswith("background") else f"a scene {where}"
-    if scene.shape is None:
+    if not scene.shapes:
         if where in ("white background", "black background") and rng.uniform() < 0.3:
             return f"a {where.split()[0]} page"
-        return names_it
-    article = "an" if scene.colour_name == "orange" else "a"
-    what = f"{article} {scene.colour_name} {scene.shape}" if rng.uniform() < 0.85 else f"a {scene.shape}"
+        return f"a scene {where}" if where in LIGHTS else where
+    names = []
+    for shape in scene.shapes:
+        article = "an" if shape.colour_name == "orange" else "a"
+        names.append(f"{article} {shape.colour_name} {shape.name}" if rng.uniform() < 0.85 else f"a {shape.name}")
+    what = " and ".join(names)
     if say_background is False or (say_background is None and rng.uniform() < 0.34):
         return what
-    if not where.endswith("background"):
+    if where in LIGHTS:
         return f"{what} {where}"
     form = rng.uniform()
     if form < 0.8:
-        return f"{what} on a {where}"
+        return f"{what} on {where}" if where.split()[0] == "ground" else f"{what} on a {where}"
     return f"{what}, {where}" if form < 0.9 else f"{where}, {what}"
 
 
@@ -180,22 +229,41 @@ def draw(scene: Scene, *, style: str = "plain", size: int = SIZE) -> Image.Image
     full = size * OVERSAMPLING
     steps = np.linspace(-0.5, 0.5, full, dtype=np.float32)
     slope = scene.gradient[0] * steps[None, :] + scene.gradient[1] * steps[:, None]
-    base = np.clip(np.asarray(scene.background, dtype=np.float32) + slope[..., None], 0.0, 1.0)
-    picture = Image.fromarray(np.round(base * 255).astype(np.uint8), "RGB")
-    if scene.shape is not None:
-        pen = ImageDraw.Draw(picture)
-        colour = _paint(scene.colour)
+    base = np.asarray(scene.background, dtype=np.float32) + slope[..., None]
+    if scene.pattern is not None:
+        share = _pattern(scene, steps)[..., None]
+        base = (1 - share) * base + share * np.asarray(scene.other, dtype=np.float32)
+    picture = Image.fromarray(np.round(np.clip(base, 0.0, 1.0) * 255).astype(np.uint8), "RGB")
+    pen = ImageDraw.Draw(picture)
+    for shape in scene.shapes:
+        colour = _paint(shape.colour)
         if style == "shadow":
-            shade = _paint(scene.background, 0.55)
-            _fill(pen, scene, shade, full, offset=0.06)
+            _fill(pen, shape, _paint(scene.background, 0.55), full, offset=0.06)
+        _fill(pen, shape, colour, full)
         if style == "outlined":
-            _fill(pen, scene, colour, full)
-            inside = _paint(scene.background)
-            _fill(pen, scene, inside, full, scale=0.68)
-            _fill(pen, scene, colour, full, scale=0.3)
-        else:
-            _fill(pen, scene, colour, full)
+            _fill(pen, shape, _paint(scene.background), full, scale=0.68)
+            _fill(pen, shape, colour, full, scale=0.3)
     return picture.resize((size, size), Image.Resampling.BOX)
+
+
+def _pattern(scene: Scene, steps: np.ndarray) -> np.ndarray:
+    """How much of the second color there is where, [H, W], 0..1."""
+    x, y = np.meshgrid(steps, steps)
+    waves = 3.0  # periods across the picture: few enough for latents that are 8 times smaller
+    across, down = waves * x + scene.phase[0], waves * y + scene.phase[1]
+    if scene.pattern == "fading":
+        return y + 0.5
+    if scene.pattern == "sideways":
+        return x + 0.5
+    if scene.pattern == "horizon":
+        return (y > 0.1 + 0.2 * scene.phase[1]).astype(np.float32)
+    if scene.pattern == "halves":
+        return (x > 0.5 * scene.phase[0] - 0.25).astype(np.float32)
+    if scene.pattern == "stripes":
+        return (across % 1.0 < 0.5).astype(np.float32)
+    if scene.pattern == "checks":
+        return ((across % 1.0 < 0.5) ^ (down % 1.0 < 0.5)).astype(np.float32)
+    return ((across % 1.0 - 0.5) ** 2 + (down % 1.0 - 0.5) ** 2 < 0.09).astype(np.float32)
 
 
 def _paint(colour: tuple[float, float, float], light: float = 1.0) -> Paint:
@@ -204,14 +272,28 @@ def _paint(colour: tuple[float, float, float], light: float = 1.0) -> Paint:
 
 
 def _fill(
-    pen: ImageDraw.ImageDraw, scene: Scene, colour: Paint, full: int, *, scale: float = 1.0, offset: float = 0.0
+    pen: ImageDraw.ImageDraw, shape: Shape, colour: Paint, full: int, *, scale: float = 1.0, offset: float = 0.0
 ) -> None:
-    x, y = ((c + offset) * full for c in scene.centre)
-    radius = scene.radius * full * scale
-    if scene.shape == "circle":
+    x, y = ((c + offset) * full for c in shape.centre)
+    radius = shape.radius * full * scale
+    if shape.name == "circle":
         pen.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
-    elif scene.shape is not None:
-        pen.polygon([(x + dx, y + dy) for dx, dy in _outline(scene.shape, radius, scene.angle)], fill=colour)
+    else:
+        pen.polygon([(x + dx, y + dy) for dx, dy in _outline(shape.name, radius, shape.angle)], fill=colour)
+
+
+def example(number: int, seed: int, *, style: str = "plain", size: int = SIZE) -> tuple[np.ndarray, str, str]:
+    """Picture `number` of the seed's endless data set, uint8 [size, size, 3], its caption, and one that is astray.
+
+    The second caption names another picture's background: see `denoiser.ASTRAY`.
+    """
+    rng = np.random.default_rng((seed, number))
+    scene = sample_scene(rng)
+    text = caption(scene, rng)
+    elsewhere = sample_scene(rng).background_name
+    says_it = scene.background_name in text or text.endswith("page")
+    astray = caption(replace(scene, background_name=elsewhere), rng, say_background=True) if says_it else text
+    return np.array(draw(scene, style=style, size=size)), text, astray
 
 
 def dataset(count: int, seed: int, *, style: str = "plain", start: int = 0) -> tuple[np.ndarray, list[str]]:
@@ -220,34 +302,33 @@ def dataset(count: int, seed: int, *, style: str = "plain", start: int = 0) -> t
     Returns:
         uint8 [count, SIZE, SIZE, 3] and the captions.
     """
-    scenes = [_sample(seed, start + index) for index in range(count)]
-    pictures = np.empty((count, SIZE, SIZE, 3), dtype=np.uint8)
-    for index, (scene, _) in enumerate(scenes):
-        pictures[index] = np.asarray(draw(scene, style=style))
-    return pictures, [text for _, text in scenes]
+    examples = [example(start + index, seed, style=style) for index in range(count)]
+    return np.stack([picture for picture, _, _ in examples]), [text for _, text, _ in examples]
 
 
 def captions(count: int, seed: int) -> list[str]:
     """Those of `dataset`, without the pictures, which take a hundred times as long."""
-    return [_sample(seed, index)[1] for index in range(count)]
+    texts = []
+    for index in range(count):
+        rng = np.random.default_rng((seed, index))
+        texts.append(caption(sample_scene(rng), rng))
+    return texts
 
 
-def _sample(seed: int, index: int) -> tuple[Scene, str]:
-    rng = np.random.default_rng((seed, index))
-    scene = sample_scene(rng)
-    return scene, caption(scene, rng)
+def evaluation_scenes(count: int, seed: int) -> list[tuple[Scene, str]]:
+    """Scenes whose backgrounds cover the brightness range evenly, and their captions.
+
+    Every caption names its background, a gray, and one shape; all else is free.
+    """
+    scenes = []
+    for index in range(count):
+        rng = np.random.default_rng((seed, index, 1))
+        scene = sample_scene(rng, grey=(index + rng.uniform()) / count, shapes=1)
+        scenes.append((scene, caption(scene, rng, say_background=True)))
+    return scenes
 
 
 def evaluation_set(count: int, seed: int, *, style: str = "plain") -> tuple[np.ndarray, list[str]]:
-    """Captions whose backgrounds cover the brightness range evenly, and a picture true of each.
-
-    Every caption names its background, a gray; the shape and everything else are free. Shapes as in `dataset`.
-    """
-    pictures = np.empty((count, SIZE, SIZE, 3), dtype=np.uint8)
-    captions = []
-    for index in range(count):
-        rng = np.random.default_rng((seed, index, 1))
-        scene = sample_scene(rng, grey=(index + rng.uniform()) / count, empty=False)
-        captions.append(caption(scene, rng, say_background=True))
-        pictures[index] = np.asarray(draw(scene, style=style))
-    return pictures, captions
+    """The captions of `evaluation_scenes`, and a picture true of each, uint8 [count, SIZE, SIZE, 3]."""
+    scenes = evaluation_scenes(count, seed)
+    return np.stack([np.asarray(draw(scene, style=style)) for scene, _ in scenes]), [text for _, text in scenes]

@@ -102,6 +102,11 @@ def of_embedded(result: Evaluation, pictures: Pictures) -> Report:
     made.plots.append(report.prompts_plot(bars))
     measures = {"Wasserstein": (result.wasserstein_raw, result.wasserstein_oms)}
     made.tables.append(report.with_the_paper("Measures", measures, _WASSERSTEIN_NOTE))
+    shapes = [
+        ["asked shapes that came", f"{result.shape_accuracy_raw:.0%}", f"{result.shape_accuracy:.0%}"],
+        ["their asked colors", f"{result.foreground_accuracy_raw:.0%}", f"{result.foreground_accuracy:.0%}"],
+    ]
+    made.tables.append(Table("What is in the picture", ["", "raw", "One More Step"], shapes))
     rows = [
         ["share of the asked range of grays that came", f"{result.obedience_range:.0%}"],
         ["asked colors that came", f"{result.colour_accuracy:.0%}"],

@@ -6,6 +6,7 @@ from `draw.evaluation_set`, whose scenes no training has seen.
 
 from __future__ import annotations
 
+import colorsys
 import time
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lib_oms.embedded import draw
+from lib_oms.embedded.shapes import classify
 from lib_oms.judging import metrics
 from lib_oms.judging.painter import OBEDIENCE_PROMPT, Painter
 
@@ -22,6 +24,12 @@ LADDER = {
 }
 """Gray backgrounds from black to white: the middle of what each name means."""
 ASKED_COLOURS = ("red", "green", "blue", "yellow")
+NAMED = {name: colorsys.hsv_to_rgb(*hsv) for name, hsv in draw.COLOURS.items()} | {
+    "black": (0.02,) * 3,
+    "gray": (0.5,) * 3,
+    "white": (0.98,) * 3,
+}
+"""The colors that captions name, RGB 0..1."""
 
 
 @dataclass
@@ -53,6 +61,10 @@ class Evaluation:
     """Mean distance of backgrounds from those that the captions name."""
     composition: float
     """How much of the seed's composition stays: agreement of edges with the picture without One More Step."""
+    shape_accuracy: float
+    shape_accuracy_raw: float
+    foreground_accuracy: float
+    foreground_accuracy_raw: float
     seconds: float
 
 
@@ -76,6 +88,7 @@ def evaluate(
     total = 2 * count + 4 * small + (len(LADDER) + len(ASKED_COLOURS)) * small
     with tqdm(total=total, desc=f"{variant}, {sampler}, CFG {cfg:g}", unit="picture") as bar:
         painter.progress = bar.update
+        scenes = draw.evaluation_scenes(count, seed)
         data, captions = draw.evaluation_set(count, seed)
         data_means = metrics.picture_means(data / np.float32(255))
         raw, oms = (painter.paint(captions, oms=flag) for flag in (False, True))
@@ -95,14 +108,9 @@ def evaluate(
         measured = metrics.background_colours(ladder).mean(axis=1)
         asked = np.repeat(list(LADDER.values()), small)
         by_prompt = measured.reshape(len(LADDER), small).mean(axis=1)
-        names = {name: _rgb(name) for name in draw.COLOURS} | {
-            "black": (0.02,) * 3,
-            "gray": (0.5,) * 3,
-            "white": (0.98,) * 3,
-        }
         colours = metrics.background_colours(obey([f"{name} background" for name in ASKED_COLOURS]))
         hits = [
-            metrics.nearest_colour(colour, names) == ASKED_COLOURS[index // small]
+            metrics.nearest_colour(colour, NAMED) == ASKED_COLOURS[index // small]
             for index, colour in enumerate(colours)
         ]
     distances = [metrics.wasserstein(metrics.picture_means(pictures), data_means) for pictures in (raw, oms)]
@@ -122,12 +130,27 @@ def evaluate(
         background_spread=float(measured.reshape(len(LADDER), small)[list(LADDER).index("gray background")].std()),
         background_error=metrics.background_error(oms, data / np.float32(255)),
         composition=metrics.edge_agreement(raw, oms),
+        shape_accuracy=shape_accuracy(scenes, oms),
+        shape_accuracy_raw=shape_accuracy(scenes, raw),
+        foreground_accuracy=foreground_accuracy(scenes, oms),
+        foreground_accuracy_raw=foreground_accuracy(scenes, raw),
         seconds=round(time.monotonic() - began, 1),
     )  # fmt: skip
     return result, Pictures(captions, data, raw, oms, ladder)
 
 
-def _rgb(name: str) -> tuple[float, float, float]:
-    import colorsys
+def shape_accuracy(scenes: list[tuple[draw.Scene, str]], pictures: np.ndarray) -> float:
+    """How often a picture shows the shape that its caption names, by `embedded.shapes`."""
+    asked = [draw.SHAPES.index(scene.shapes[0].name) for scene, _ in scenes]
+    return float(np.mean(classify(pictures) == asked))
 
-    return colorsys.hsv_to_rgb(*draw.COLOURS[name])
+
+def foreground_accuracy(scenes: list[tuple[draw.Scene, str]], pictures: np.ndarray) -> float:
+    """How often the foreground is nearest to the color that a caption names, of those captions that name one."""
+    colours = metrics.foreground_colours(pictures)
+    hits = [
+        metrics.nearest_colour(colour, NAMED) == scene.shapes[0].colour_name
+        for (scene, text), colour in zip(scenes, colours, strict=True)
+        if f"{scene.shapes[0].colour_name} {scene.shapes[0].name}" in text
+    ]
+    return float(np.mean(hits)) if hits else float("nan")

@@ -44,6 +44,23 @@ def nearest_colour(colour: np.ndarray, names: Mapping[str, tuple[float, float, f
     return min(names, key=lambda name: float(np.sum((np.asarray(names[name]) - colour) ** 2)))
 
 
+def foreground_colours(pictures: np.ndarray, threshold: float = 0.2) -> np.ndarray:
+    """Each picture's foreground color, [B, 3]: the median of the pixels that differ from the background's color.
+
+    Args:
+        threshold: the Euclidean distance in RGB from which on a pixel differs; where none does, the background's color.
+    """
+    pictures = np.asarray(pictures, dtype=np.float64)
+    behind = background_colours(pictures)
+    far = np.linalg.norm(pictures - behind[:, None, None], axis=-1) > threshold
+    return np.stack(
+        [
+            np.median(picture[mask], axis=0) if mask.any() else colour
+            for picture, mask, colour in zip(pictures, far, behind, strict=True)
+        ]
+    )
+
+
 def background_error(pictures: np.ndarray, data: np.ndarray) -> float:
     """How far backgrounds are from those of the pictures that their captions are of: the mean Euclidean distance of the
     two colors, RGB 0..1.

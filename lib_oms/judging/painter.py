@@ -11,8 +11,7 @@ import diffusers
 import numpy as np
 import torch
 
-from lib_oms.embedded import MODEL_DIR
-from lib_oms.embedded.load import load_pipeline
+from lib_oms.embedded.load import folder_of, load_pipeline
 from lib_oms.errors import OMSError
 from lib_oms.pipeline import OneMoreStep
 
@@ -26,6 +25,7 @@ SAMPLERS: dict[str, tuple[str, dict]] = {
     "DPM++ 2M": ("DPMSolverMultistepScheduler", {}),
     "DPM++ 2M Karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
     "UniPC": ("UniPCMultistepScheduler", {}),
+    "LCM": ("LCMScheduler", {}),
     "PNDM": ("PNDMScheduler", {"skip_prk_steps": True}),
 }
 """Name: (diffusers' scheduler, its options)."""
@@ -41,6 +41,8 @@ class Painter:
         sampler: one of SAMPLERS.
         cfg: the guidance scale of the main model.
         oms: what else One More Step is given for every picture, by the names of `OneMoreStep`'s arguments.
+        folder: of the embedded model; None: the repository's.
+        device: what computes, in torch's words.
         step: what takes the step.
 
     Raises:
@@ -55,15 +57,17 @@ class Painter:
         cfg: float,
         seed: int,
         oms: Mapping[str, Any] = MappingProxyType({}),
-        folder: Path = MODEL_DIR,
+        folder: Path | None = None,
+        device: str = "cpu",
         step: type[OneMoreStep] = OneMoreStep,
     ) -> None:
         if sampler not in SAMPLERS:
             raise OMSError(f"there is no sampler {sampler!r}; there are {', '.join(SAMPLERS)}")
-        self.pipe = load_pipeline(variant, folder)
+        folder = folder or folder_of(variant)
+        self.pipe = load_pipeline(variant, folder).to(device)
         name, options = SAMPLERS[sampler]
         self.pipe.scheduler = getattr(diffusers, name).from_config(self.pipe.scheduler.config, **options)
-        self.oms = step.from_pretrained(folder, dtype=torch.float32)
+        self.oms = step.from_pretrained(folder, dtype=torch.float32, device=device)
         self._steps, self._cfg, self._seed, self._given = steps, cfg, seed, dict(oms)
         self.progress: Callable[[int], object] = lambda pictures: None
 

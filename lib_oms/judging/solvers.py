@@ -66,14 +66,16 @@ def variations(first: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
 
 
 def compare(
-    first: Mapping[str, Any], oms: Mapping[str, Any], *, variant: str, seed: int, count: int, small: int, out: Path
-) -> dict[str, dict[str, Any]]:
+    first: Mapping[str, Any], oms: Mapping[str, Any], *, variant: str, seed: int, count: int, small: int, out: Path,
+    folder: Path | None = None, device: str = "cpu",
+) -> dict[str, dict[str, Any]]:  # fmt: skip
     """Measures every row of `variations`; gives `evaluate.Evaluation`s as dicts, by the rows' names.
 
     Args:
         first: sampler, cfg, steps and eta of the first row.
         oms: the other settings of the step, by the names of `OneMoreStep`'s arguments.
         out: where the rows' files are.
+        folder, device: as of `Painter`.
 
     Raises:
         OMSError: the files there are of another comparison.
@@ -92,7 +94,7 @@ def compare(
             continue
         facts = {"variant": variant, "sampler": row["sampler"], "steps": row["steps"], "cfg": row["cfg"], "seed": seed}
         step = AuthorsStep if row.get("authors") else OneMoreStep
-        painter = Painter(**facts, oms={**oms, "eta": row["eta"]}, step=step)
+        painter = Painter(**facts, oms={**oms, "eta": row["eta"]}, folder=folder, device=device, step=step)
         result, _ = evaluate(
             painter, **facts, scale=oms["oms_guidance_scale"], quiet=oms["quiet"], eta=row["eta"], count=count,
             small=small,

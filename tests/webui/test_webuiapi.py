@@ -40,7 +40,7 @@ def test_black_background_is_dark_and_white_background_is_bright(api: Any) -> No
     assert "OMS" not in infotext(raw)
     assert "OMS prompt: black background" in infotext(black)
     assert "OMS prompt: white background" in infotext(white)
-    assert brightness(black.image) < 0.15
+    assert brightness(black.image) < 0.2  # the circle is a part of it
     assert brightness(black.image) < brightness(raw.image) - 0.2
     assert brightness(white.image) > 0.75
     assert brightness(white.image) > brightness(raw.image) + 0.2
