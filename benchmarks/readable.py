@@ -8,8 +8,12 @@ docs/steering.md says what the numbers mean.
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lib_oms.embedded import draw
 from lib_oms.embedded.load import load_pipeline
