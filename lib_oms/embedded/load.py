@@ -47,8 +47,8 @@ def load_pipeline(
     folder = folder or folder_of(variant)
     if not (folder / "model_index.json").is_file():
         raise OMSError(
-            f"{folder} does not hold the embedded model; it is in the repository's models/, and "
-            "`python -m lib_oms.embedded.make` remakes it"
+            f"{folder} does not hold the embedded model's variant {variant!r}; "
+            f"`python -m lib_oms.embedded.make{' --xl' if variant == 'xl' else ''}` trains it"
         )
     if variant == "xl":
         pipe = StableDiffusionXLPipeline.from_pretrained(folder, torch_dtype=torch.float32, add_watermarker=False)

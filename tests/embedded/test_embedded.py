@@ -15,6 +15,7 @@ from lib_oms.embedded.build import build_tokenizer, build_unet, build_vae
 from lib_oms.embedded.load import LORAS, VARIANTS, load_pipeline
 from lib_oms.embedded.lora import LoRALayers, merge_lora
 from lib_oms.embedded.shapes import classify, drawn_shapes
+from lib_oms.errors import OMSError
 from lib_oms.judging.painter import Painter
 
 UNTRAINED = pytest.mark.skipif(not XL_MODEL_DIR.exists(), reason="the model in SDXL's shape has not been trained yet")
@@ -92,6 +93,12 @@ def test_shipped_vae_gives_pictures_back(variant):
         back = vae.decode(vae.encode(x).latent_dist.mode()).sample
     assert (back - x).abs().mean() < 0.08
     assert (back.mean(dim=(1, 2, 3)) - x.mean(dim=(1, 2, 3))).abs().max() < 0.1
+
+
+@pytest.mark.parametrize(("variant", "command"), [("main", "make`"), ("xl", "make --xl`")])
+def test_a_folder_without_the_model_is_told_with_what_trains_it(tmp_path, variant, command):
+    with pytest.raises(OMSError, match=f"variant '{variant}'.*lib_oms.embedded.{command}"):
+        load_pipeline(variant, tmp_path)
 
 
 @pytest.mark.parametrize("file", LORAS.values(), ids=LORAS)
