@@ -31,7 +31,7 @@ def main() -> int:
             ui.open_accordion()  # ticks it, too
             ui.write("oms_prompt", "black background")
             ui.generate()
-            ui.page.wait_for_timeout(2000)  # the gallery fades in
+            ui.page.wait_for_timeout(4000)  # the gallery fades in
             photograph(ui.page, f"page-{theme}")
             for tab in ("Settings", "One More Step"):
                 ui.page.get_by_role("tab", name=tab, exact=True).click()
