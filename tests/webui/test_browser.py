@@ -105,6 +105,13 @@ def test_an_uploaded_picture_is_followed_and_comes_back(ui: WebUIPage, tmp_path:
     assert ui.picture.tobytes() == picture.tobytes()
 
 
+def right_over_left(picture: Image.Image) -> float:
+    """How much brighter the right quarter of a picture is than the left one, -1 to 1."""
+    width, height = picture.size
+    left, right = (picture.crop((x, 0, x + width // 4, height)) for x in (0, width - width // 4))
+    return brightness(right) - brightness(left)
+
+
 def test_a_drawing_is_followed_and_comes_back(ui: WebUIPage) -> None:
     fill_in(ui, steps=20, seed=11)
     ui.tick.check()
@@ -125,12 +132,14 @@ def test_a_drawing_is_followed_and_comes_back(ui: WebUIPage) -> None:
     ui.generate()
     assert "OMS source: brush" in ui.infotext
     picture, infotext = ui.picture, ui.infotext
-    assert abs(brightness(picture) - asked) < 0.15  # the embedded model knows flat grounds alone, so not where
+    assert abs(brightness(picture) - asked) < 0.15
+    assert right_over_left(picture) > 0.3
 
     ui.find("oms_brush_dark_right").click()  # one that needs no hand
     asked = brightness(wait_for_sketch(ui, "right"))
     ui.generate()
     assert abs(brightness(ui.picture) - asked) < 0.15
+    assert right_over_left(ui.picture) < -0.3
 
     ui.follow("prompt")
     ui.paste(infotext)
