@@ -163,7 +163,7 @@ def test_a_color_that_is_asked_for_comes(sampler, cfg, mean, most):
 def test_one_more_step_brings_brightness_to_what_captions_ask_for(tmp_path, sampler):
     done = run_cli(
         "evaluate", "--embedded", "--count", "50", "--each", "5", "--seed", "77", "--cfg", "3", "--sampler", sampler,
-        "--json", "--out", str(tmp_path),
+        "--steps", "10", "--json", "--out", str(tmp_path),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
