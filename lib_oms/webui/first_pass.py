@@ -109,7 +109,9 @@ def about_to_sample(wanted: Wanted) -> Iterator[tuple[Any, Tensor]]:
 def _refuse_other_files(overrides: Mapping[str, Any]) -> None:
     """To load them for a preview, and the chosen ones again, would take longer than the picture."""
     for name in _LOADED:
-        asked = overrides.get(name, getattr(shared.opts, name, None))
+        if name not in overrides:
+            continue
+        asked = overrides[name]
         same = asked == getattr(shared.opts, name, None)
         if name == "sd_model_checkpoint":  # the host takes a name that it does not know for none
             known, now = sd_models.checkpoint_aliases.get(asked), host.checkpoint_now()
