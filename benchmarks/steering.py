@@ -6,6 +6,8 @@
     python benchmarks/steering.py --table colors [--count 3]
     python benchmarks/steering.py --table bands [--count 20]
 
+On a GPU with `--device cuda`.
+
 Every row of a table is a cell that is measured for itself and appended to benchmarks/results/steering-TABLE.jsonl as
 one line of JSON. Cells that stand there are measured again only with --again, so that a run can be stopped and go on;
 the table that is printed in the end is read from that file. One factor at a time from main, DDIM, CFG 3, eta 0, where
@@ -40,13 +42,14 @@ STEPS, SEED = 20, 20261127
 RESULTS = Path(__file__).resolve().parent / "results"
 Cell = dict[str, Any]
 
-
+DEVICE = ["cpu"]
+"""What computes, which `main` may change."""
 USUAL: Cell = {"model": "main", "sampler": "DDIM", "cfg": 3.0, "eta": 0.0}
 
 
 @lru_cache(maxsize=1)
 def painter(model: str, sampler: str, cfg: float) -> Painter:
-    return Painter(model, sampler, STEPS, cfg, SEED)
+    return Painter(model, sampler, STEPS, cfg, SEED, device=DEVICE[0])
 
 
 @lru_cache(maxsize=1)
@@ -110,12 +113,12 @@ def measure_guidance(cell: Cell) -> dict[str, Any]:
     maker = painter("main", "DDIM", 3.0)
     prompts = [prompt for prompt in ASKED for _ in range(each)]
     generators = [torch.Generator().manual_seed(SEED + index) for index in range(len(prompts))]
-    noise = torch.cat([torch.randn(1, 4, 32, 32, generator=generator) for generator in generators])
+    noise = torch.cat([torch.randn(1, 4, 32, 32, generator=generator) for generator in generators]).to(DEVICE[0])
     with torch.no_grad():
         assert maker.oms.module is not None
         v_cond, v_uncond = maker.oms.module.predict_v(noise, prompts, [""] * len(prompts), scale)
         x0hat = -guided(v_cond, v_uncond, scale, FORMS[cell["form"]]) / (scale if cell["form"] == "normalized" else 1)
-        rgb = as_rgb(maker, x0hat.mean(dim=(2, 3)))
+        rgb = as_rgb(maker, x0hat.mean(dim=(2, 3)).cpu())
     outside = np.maximum(np.maximum(-rgb, rgb - 1), 0).max(axis=1)  # how far the worst channel lies outside
     given: dict[str, Any] = {"quiet": 1, "oms_guidance_scale": scale, "guidance_rescale": FORMS[cell["form"]]}
     if cell["form"] == "normalized" and scale > 1:
@@ -139,7 +142,7 @@ def as_rgb(maker: Painter, latent: torch.Tensor) -> np.ndarray:
     vae = maker.pipe.vae
 
     def encode(picture: torch.Tensor) -> torch.Tensor:
-        return vae.encode(picture * 2 - 1).latent_dist.mode() * vae.config.scaling_factor
+        return vae.encode(picture.to(vae.device) * 2 - 1).latent_dist.mode().cpu() * vae.config.scaling_factor
 
     directions = trims_of(OMSSettings(brightness=1.0), lambda: (latents_of(vae), encode)).directions
     assert directions is not None
@@ -217,7 +220,9 @@ def main() -> int:
         "--count", type=int, help="captions of a cell (quiet, crosses), pictures of a color (colors), colors (bands)"
     )
     parser.add_argument("--again", action="store_true", help="measure every cell anew")
+    parser.add_argument("--device", default="cpu", help="what computes, in torch's words: cpu, cuda, mps")
     args = parser.parse_args()
+    DEVICE[0] = args.device
     torch.set_num_threads(1)
     cells, measure, usual = TABLES[args.table]
     path = RESULTS / f"steering-{args.table}.jsonl"

@@ -97,12 +97,12 @@ CPU = Budget(
 )  # fmt: skip
 """For two cores and an afternoon."""
 GPU = Budget(
-    pictures=40_000, style_pictures=8_000, psi_pictures=12_000, shape_pictures=20_000,
-    vae_small=Plan(3_000, 5e-4, 32, minutes=0.6), vae_full=Plan(2_000, 3e-4, 16, minutes=0.7),
+    pictures=24_000, style_pictures=8_000, psi_pictures=8_000, shape_pictures=20_000,
+    vae_small=Plan(3_000, 5e-4, 32, minutes=0.6), vae_full=Plan(1_500, 3e-4, 16, minutes=0.7),
     text=Plan(2_500, 1e-3, 256, minutes=0.3), unet=Plan(20_000, 1e-3, 256, decay=0.999, minutes=3.3),
     second=Plan(1_500, 5e-4, 128, decay=0.99, minutes=0.5), lora=Plan(1_500, 2e-3, 128, minutes=0.5),
     lcm=Plan(3_000, 3e-4, 128, decay=0.99, minutes=0.7), lcm_lora=Plan(3_000, 1e-3, 128, minutes=0.7),
-    shapes=Plan(4_000, 2e-3, 128, minutes=0.6), psi_steps=3_500, psi_batch=64,
+    shapes=Plan(4_000, 2e-3, 128, minutes=0.6), psi_steps=2_000, psi_batch=64,
 )  # fmt: skip
 """For one GPU of a data center and its 16 cores, in eight minutes."""
 

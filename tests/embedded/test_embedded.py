@@ -18,9 +18,6 @@ from lib_oms.embedded.shapes import classify, drawn_shapes
 from lib_oms.errors import OMSError
 from lib_oms.judging.painter import Painter
 
-UNTRAINED = pytest.mark.skipif(not XL_MODEL_DIR.exists(), reason="the model in SDXL's shape has not been trained yet")
-XL = pytest.param("xl", marks=UNTRAINED)
-
 
 def test_untrained_vae_gives_the_colours_of_flat_pictures_back():
     vae = build_vae()
@@ -84,7 +81,7 @@ def test_shipped_configs_name_no_path_and_text_tensors_have_their_published_name
     assert all(name.startswith("text_model.") for name in names)
 
 
-@pytest.mark.parametrize("variant", ["main", XL])
+@pytest.mark.parametrize("variant", ["main", "xl"])
 def test_shipped_vae_gives_pictures_back(variant):
     pictures, _ = draw.dataset(8, seed=123)
     x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -117,7 +114,7 @@ def test_shipped_classifier_tells_the_shapes_of_unseen_pictures_apart():
     assert (found == shown.numpy()).mean() >= 0.98
 
 
-@pytest.mark.parametrize("variant", [XL if variant == "xl" else variant for variant in VARIANTS])
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_paints_with_the_step_and_without(variant):
     sampler, cfg = ("LCM", 1.0) if variant.startswith("lcm") else ("Euler", 3.0)
     painter = Painter(variant, sampler, 4, cfg, seed=1)
@@ -176,9 +173,7 @@ def test_one_more_step_brings_brightness_to_what_captions_ask_for(tmp_path, samp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("folder", "words"), [(MODEL_DIR, []), pytest.param(XL_MODEL_DIR, ["--xl"], marks=UNTRAINED)], ids=["sd", "xl"]
-)
+@pytest.mark.parametrize(("folder", "words"), [(MODEL_DIR, []), (XL_MODEL_DIR, ["--xl"])], ids=["sd", "xl"])
 def test_the_script_remakes_the_whole_folder(tmp_path, folder, words):
     done = subprocess.run(
         [sys.executable, "-m", "lib_oms.embedded.make", "--scale", "0.002", "--out", str(tmp_path / "model"),
