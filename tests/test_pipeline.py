@@ -29,20 +29,22 @@ from diffusers import (
     PNDMScheduler,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
     UNet2DConditionModel,
     UniPCMultistepScheduler,
 )
 from module_helpers import Forwards, tiny_encoder, tiny_module, write_module
 from PIL import Image
+from step_helpers import in_place_of_noise
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from lib_oms.embedded import XL_MODEL_DIR
+from lib_oms.embedded.load import load_pipeline
 from lib_oms.errors import OMSError
 from lib_oms.given import Style, small_picture, style_of
 from lib_oms.module import OMSModule
 from lib_oms.pipeline import OneMoreStep, first_step
-from lib_oms.step import Directions, low, resized
+from lib_oms.step import Directions, low, resized, sigma_of
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 SD = {**BETAS, "steps_offset": 1}
@@ -111,49 +113,33 @@ def tiny_vae() -> AutoencoderKL:
     return AutoencoderKL(**shape, **blocks, mid_block_add_attention=False).eval()
 
 
-def build_pipe(kind: str, folder: Path) -> Any:
-    vae, scheduler = tiny_vae(), copy.deepcopy(SCHEDULERS["DDIM"][0])
-    if kind == "sd":
-        (tower,) = tiny_encoder(folder).towers
-        pipe = StableDiffusionPipeline(
-            vae=vae,
-            text_encoder=tower.model,
-            tokenizer=CLIPTokenizer.from_pretrained(str(folder / "tokenizer")),
-            unet=tiny_unet(tower.width),
-            scheduler=scheduler,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-    else:
-        one, two = tiny_encoder(folder, "mixclip").towers
-        sizes = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}
-        unet = tiny_unet(one.width + two.width, **sizes, projection_class_embeddings_input_dim=6 * 8 + two.width)
-        pipe = StableDiffusionXLPipeline(
-            vae=vae,
-            text_encoder=one.model,
-            tokenizer=CLIPTokenizer.from_pretrained(str(folder / "tokenizer")),
-            text_encoder_2=two.model,
-            tokenizer_2=CLIPTokenizer.from_pretrained(str(folder / "tokenizer_2")),
-            unet=unet,
-            scheduler=scheduler,
-            add_watermarker=False,
-        )
+def build_pipe(folder: Path) -> Any:
+    (tower,) = tiny_encoder(folder).towers
+    pipe = StableDiffusionPipeline(
+        vae=tiny_vae(),
+        text_encoder=tower.model,
+        tokenizer=CLIPTokenizer.from_pretrained(str(folder / "tokenizer")),
+        unet=tiny_unet(tower.width),
+        scheduler=copy.deepcopy(SCHEDULERS["DDIM"][0]),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
 @pytest.fixture(scope="module")
 def pipes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return {kind: build_pipe(kind, tmp_path_factory.mktemp(kind)) for kind in ("sd", "sdxl")}
+    """The one of SD's shape has random weights, that of SDXL's is the trained one."""
+    return {"sd": build_pipe(tmp_path_factory.mktemp("sd")), "sdxl": load_pipeline("xl")}
 
 
 @pytest.fixture(scope="module")
 def modules(tmp_path_factory: pytest.TempPathFactory) -> dict[str, OMSModule]:
-    return {
-        "sd": tiny_module(tmp_path_factory.mktemp("m"), "sd", "openclip"),
-        "sdxl": tiny_module(tmp_path_factory.mktemp("m"), "sdxl", "mixclip"),
-    }
+    trained = OMSModule.from_pretrained(XL_MODEL_DIR)
+    trained.latents = "sdxl"  # as the published one says
+    return {"sd": tiny_module(tmp_path_factory.mktemp("m"), "sd", "openclip"), "sdxl": trained}
 
 
 @pytest.fixture
@@ -216,7 +202,7 @@ def test_the_first_latents_are_the_closed_form(
         oms_negative_prompt="fog",
         generator=generator(),
     )
-    noise = torch.randn(2, 4, 8, 8, generator=generator())
+    noise = torch.randn(2, *first.shape[1:], generator=generator())
     expected = closed_form(x0hat(module, noise, prompts, 1.5, "fog"), noise, timestep)
     torch.testing.assert_close(first, expected, rtol=0, atol=2e-5)
 
@@ -339,7 +325,7 @@ def test_prompt_embeds_need_an_oms_prompt(pipe: Any, oms: OneMoreStep) -> None:
 
 
 def test_in_half_precision(oms: OneMoreStep, tmp_path: Path) -> None:
-    pipe = build_pipe("sd", tmp_path).to(torch.bfloat16)
+    pipe = build_pipe(tmp_path).to(torch.bfloat16)
     pipe.scheduler = copy.deepcopy(SCHEDULERS["Euler"][0])
     first, _ = run(pipe, lambda **k: oms(pipe, **k), prompt="night", generator=generator())
     raw, _ = run(pipe, pipe, prompt="night", generator=generator())
@@ -426,7 +412,7 @@ def test_a_module_for_other_latents_is_refused(pipes: dict[str, Any], modules: d
 
 
 def test_a_unet_with_other_channels_is_refused(oms: OneMoreStep, tmp_path: Path) -> None:
-    pipe = build_pipe("sd", tmp_path)
+    pipe = build_pipe(tmp_path)
     pipe.unet = tiny_unet(24, in_channels=9)
     refuse(pipe, oms, "9 input channels.*made for 4")
 
@@ -496,7 +482,7 @@ def test_a_color_needs_no_module(pipes: dict[str, Any], name: str) -> None:
             pipe, lambda pipe=pipe, **k: OneMoreStep()(pipe, **k), prompt=["a", "b"], color="#204060", quiet=0,
             generator=generator(),
         )  # fmt: skip
-        noise = torch.randn(2, 4, 8, 8, generator=generator())
+        noise = torch.randn(2, *first.shape[1:], generator=generator())
         expected = closed_form(flat_latent(pipe, 0x20, 0x40, 0x60).expand(noise.shape), noise, timestep)
         torch.testing.assert_close(first, expected, rtol=0, atol=2e-5)
 
@@ -520,7 +506,8 @@ def test_a_picture_gives_its_layout(pipe: Any) -> None:
     shown = torch.nn.functional.interpolate(
         torch.tensor([10.0] * 8 + [250.0] * 8).expand(1, 3, 16, 16) / 255, (256, 256), mode="bicubic"
     )
-    expected = closed_form(resized(encoded(pipe, shown.clamp(0, 1)), 8, 8, 16), noise - low(noise, 4), 901)
+    put = in_place_of_noise(resized(encoded(pipe, shown.clamp(0, 1)), 8, 8, 16), 4, sigma_of(ALPHAS_CUMPROD[901]))
+    expected = closed_form(put, noise - low(noise, 4), 901)
     torch.testing.assert_close(first, expected, rtol=0, atol=2e-5)
 
 
@@ -533,7 +520,8 @@ def test_a_style_is_drawn_for_every_picture_from_its_own_noise(pipe: Any, tmp_pa
     style = style_of(torch.randn(5, 4, 8, 8, generator=generator()), directions)
     style.save(tmp_path / "dusk.safetensors")
     noise = torch.randn(2, 4, 8, 8, generator=generator())
-    expected = closed_form(style.drawn(noise), noise - low(noise, 4), 901)
+    put = in_place_of_noise(style.drawn(noise), 4, sigma_of(ALPHAS_CUMPROD[901]))
+    expected = closed_form(put, noise - low(noise, 4), 901)
     for given in (style, tmp_path / "dusk.safetensors", str(tmp_path / "dusk.safetensors")):
         first, _ = run(
             pipe, lambda given=given, **k: OneMoreStep()(pipe, style=given, **k), prompt=["a", "b"],
@@ -573,7 +561,8 @@ def test_modifiers_change_what_psi_says(pipe: Any, oms: OneMoreStep) -> None:
     mean = said.mean(dim=(-2, -1), keepdim=True).expand(said.shape)
     torch.testing.assert_close(first(detail=1), closed_form(mean, noise, 901), rtol=0, atol=2e-5)
     torch.testing.assert_close(first(strength=2.0), closed_form(2 * said, noise, 901), rtol=0, atol=2e-5)
-    torch.testing.assert_close(first(quiet=2), closed_form(said, noise - low(noise, 2), 901), rtol=0, atol=2e-5)
+    put = in_place_of_noise(said, 2, sigma_of(ALPHAS_CUMPROD[901]))
+    torch.testing.assert_close(first(quiet=2), closed_form(put, noise - low(noise, 2), 901), rtol=0, atol=2e-5)
     shift = 0.25 * (flat_latent(pipe, 255, 255, 255) - flat_latent(pipe, 0, 0, 0))
     torch.testing.assert_close(first(brightness=0.5), closed_form(said + shift, noise, 901), rtol=0, atol=2e-5)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lib_oms.errors import OMSError
-from lib_oms.step.frequencies import low
+from lib_oms.step.frequencies import low, raised
 from lib_oms.step.guidance import check_guidance, guided
 from lib_oms.step.trims import Trims
 
@@ -21,6 +21,10 @@ about 4500, all others far below 1000.
 MOST_QUIET = 16
 READABLE = 4
 """How many low frequencies of the noise are a tint to the denoiser, for the trims: docs/steering.md derives it."""
+NATURAL = 0.015
+"""S(f) f^2 of pictures' latents: their spectrum S falls with the square of f, in cycles per latent pixel."""
+MOST_RAISED = 1.5
+"""What makes a layout's contrast the one that was asked for on the embedded models: docs/steering.md."""
 NO_TRIMS = Trims()
 
 
@@ -90,7 +94,7 @@ def one_more_step(
         _check_shape("v_uncond", v_uncond, noise)
     elif v_uncond is not None:
         uncond = _float32("v_uncond", v_uncond, noise)
-    x0hat = -guided(cond, uncond, guidance_scale, guidance_rescale)
+    x0hat = _in_place_of_noise(-guided(cond, uncond, guidance_scale, guidance_rescale), quiet, sigma)
     n = _without(_mixed(x_S, fresh_noise, eta), quiet)
     scale = _scale(sigma, exploding)
     return _as(noise, x0hat / scale + (sigma / scale) * n)
@@ -180,7 +184,8 @@ def start_at(
     # On the way the noise is as large as the host would have made it, then as large as the step wants it.
     size = sigma / scale if share == 1.0 else share * (sigma / scale) + (1.0 - share) * first.scale
     said = strength * x0hat
-    return Start(_as(noise, (said / scale + size * n) / first.scale), said, (scale * size) * n, drawn)
+    put = _in_place_of_noise(said, quiet, sigma, share)
+    return Start(_as(noise, (put / scale + size * n) / first.scale), said, (scale * size) * n, drawn)
 
 
 def _check_shares(eta: float, quiet: int) -> None:
@@ -230,7 +235,27 @@ def _without(n: Tensor, quiet: int, share: float = 1.0) -> Tensor:
     """
     if quiet == 0:
         return n
-    return n - share * low(n, min(int(quiet), max(1, min(n.shape[-2:]) // 2)))
+    return n - share * low(n, _giving_way(n, quiet))
+
+
+def _giving_way(n: Tensor, quiet: int) -> int:
+    return min(int(quiet), max(1, min(n.shape[-2:]) // 2))
+
+
+def _in_place_of_noise(x0hat: Tensor, quiet: int, sigma: float, share: float = 1.0) -> Tensor:
+    """`x0hat` as large as the denoiser needs it where that share of the noise has given way.
+
+    It expects S + sigma^2 there, and takes what it finds back by sqrt(S / (S + sigma^2)), for without noise there is
+    nothing that it could take for noise but a part of x0hat. So that is what x0hat is enlarged by, and no more than
+    MOST_RAISED times. The mean is left alone: denoisers know that there is nothing darker than black.
+    """
+    if quiet == 0:
+        return x0hat
+
+    def gain(f: Tensor) -> Tensor:
+        return 1.0 + share * (torch.sqrt(1.0 + (sigma * f) ** 2 / NATURAL).clamp(max=MOST_RAISED) - 1.0)
+
+    return raised(x0hat, _giving_way(x0hat, quiet), gain)
 
 
 def _noise(noise: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ matrices with ten bits.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -60,6 +61,28 @@ def resized(latent: Tensor, height: int, width: int, k: int) -> Tensor:
     coefficients = _basis(latent.shape[-2], down) @ _exact(latent) @ _basis(latent.shape[-1], across).T
     gain = math.sqrt(height * width / (latent.shape[-2] * latent.shape[-1]))
     made = _basis(height, down).T @ (gain * coefficients) @ _basis(width, across)
+    return made.to(torch.float32).to(latent.device)
+
+
+def raised(latent: Tensor, k: int, gain: Callable[[Tensor], Tensor]) -> Tensor:
+    """`latent` [..., h, w] with each of its `k` lowest frequencies but the mean multiplied.
+
+    Args:
+        gain: factors for frequencies in cycles per pixel, both [rows, columns], float64.
+
+    Returns:
+        float32, on the device of `latent`; itself where the mean is all that the frequencies are.
+    """
+    height, width = latent.shape[-2:]
+    down, across = counts(k, height, width) if k > 0 else (0, 0)
+    if down * across <= 1:
+        return latent.to(torch.float32)
+    rows, columns = _basis(height, down), _basis(width, across)
+    u, v = (torch.arange(n, dtype=torch.float64) / (2 * side) for n, side in ((down, height), (across, width)))
+    factors = gain(torch.hypot(u[:, None], v[None, :]))
+    factors[0, 0] = 1.0
+    exact = _exact(latent)
+    made = exact + rows.T @ ((factors - 1.0) * (rows @ exact @ columns.T)) @ columns
     return made.to(torch.float32).to(latent.device)
 
 

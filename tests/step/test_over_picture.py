@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from step_helpers import in_place_of_noise
 
 from lib_oms.errors import OMSError
 from lib_oms.step import FirstStep, low, over_picture, replaced, sigma_of, start_from
@@ -59,9 +60,10 @@ def test_with_quiet_noise_nothing_but_x0hat_is_read_whatever_the_picture_was(see
     k = min(quiet, max(1, min(shape[-2:]) // 2))  # as few are quiet in a small latent
     x_T = start_from(noise, x0hat, first, quiet=quiet)
     size = 1.0 if first.exploding else math.hypot(1, first.sigma)
+    put = in_place_of_noise(x0hat, quiet, first.sigma)
     for start in (picture, picture + 3, 0 * picture):
         became = begun(start, over_picture(noise, x_T, start, first, k))
-        close(low(became, k), low(x0hat, k) / size, first.sigma)
+        close(low(became, k), low(put, k) / size, first.sigma)
 
 
 @law

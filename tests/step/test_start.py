@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from step_helpers import comes_back, in_place_of_noise
 
 from lib_oms.errors import OMSError
 from lib_oms.step import Directions, FirstStep, Trims, low, one_more_step, start_from
@@ -79,7 +80,8 @@ def test_below_one_it_lies_on_the_line_between_the_hosts_start_and_the_step(seed
     cut = min(quiet, max(1, min(shape[-2:]) // 2))
     n = noise.double() - strength * low(noise, cut).double()
     size = (1 - strength) * first.scale + strength * first.sigma / scale
-    expected = (strength * x0hat.double() / scale + size * n) / first.scale
+    put = in_place_of_noise(strength * x0hat, quiet, first.sigma, strength).double()
+    expected = (put / scale + size * n) / first.scale
     torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -101,8 +103,29 @@ def test_quiet_noise_says_nothing_and_keeps_the_rest(seed, shape, first, quiet):
     loud = start_from(noise, x0hat, first)
     cut = min(quiet, min(shape[-2:]) // 2)
     scale = (1.0 if first.exploding else math.hypot(1, first.sigma)) * first.scale
-    torch.testing.assert_close(low(made, cut), low(x0hat, cut) / scale, rtol=1e-4, atol=1e-4)
+    put = in_place_of_noise(x0hat, quiet, first.sigma)
+    torch.testing.assert_close(low(made, cut), low(put, cut) / scale, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(made - low(made, cut), loud - low(loud, cut), rtol=1e-4, atol=1e-4)
+
+
+@law
+@given(seeds, shapes, firsts(), quiets)
+def test_a_flat_color_is_never_enlarged(seed, shape, first, quiet):
+    flat = torch.randn(shape[:2], generator=torch.Generator().manual_seed(seed))[..., None, None].expand(shape)
+    made = start_from(torch.zeros(shape), flat, first, quiet=quiet)
+    assert torch.equal(made, start_from(torch.zeros(shape), flat, first))
+
+
+def test_what_is_put_in_place_of_noise_comes_back_as_it_was_asked():
+    """By the flow of an ideal denoiser, for a frequency low enough that the factor is not cut off."""
+    first, side = FirstStep(14.6146, True, 14.6146), 64
+    x = (torch.arange(side) + 0.5) * math.pi / side
+    slope = torch.cos(x)[None, None, None, :].expand(1, 4, side, side)  # the lowest frequency but the mean
+    made = start_from(torch.randn(slope.shape), slope, first, quiet=6)
+    put = float((low(made, 6)[0, 0, 0, 0] * first.scale) / slope[0, 0, 0, 0])
+    assert 1.3 < put < 1.4
+    variance = 0.06 * side**2
+    assert put * comes_back(variance, first.sigma) == pytest.approx(1.0, abs=2e-3)
 
 
 @law
