@@ -3,7 +3,6 @@
     python benchmarks/steering.py --table quiet [--count 40]
     python benchmarks/steering.py --table crosses [--count 20]
     python benchmarks/steering.py --table guidance
-    python benchmarks/steering.py --table colors [--count 3]
     python benchmarks/steering.py --table bands [--count 20]
 
 On a GPU with `--device cuda`.
@@ -34,7 +33,6 @@ from lib_oms.given import latents_of, trims_of
 from lib_oms.judging import metrics
 from lib_oms.judging.evaluate import LADDER
 from lib_oms.judging.painter import OBEDIENCE_PROMPT, Painter
-from lib_oms.judging.steering import evaluate_colors
 from lib_oms.settings import OMSSettings
 from lib_oms.step import guided, low
 
@@ -152,23 +150,6 @@ def as_rgb(maker: Painter, latent: torch.Tensor) -> np.ndarray:
     return ((latent.double() - fit[0]) @ torch.linalg.pinv(fit[1:])).numpy()
 
 
-def color_cells(count: int) -> Iterator[Cell]:
-    """40 random colors, at what quiet is for a color where nothing else is said."""
-    quiet = OMSSettings(source="color", color="#000000").quiet
-    for model in ("main", "second", "lora"):
-        for sampler in ("Euler", "DDIM", *(("Euler a",) if model == "main" else ())):
-            yield {"model": model, "sampler": sampler, "quiet": quiet, "each": count}
-
-
-def measure_colors(cell: Cell) -> dict[str, Any]:
-    maker = painter(cell["model"], cell["sampler"], 3.0)
-    made = evaluate_colors(
-        maker, variant=cell["model"], sampler=cell["sampler"], steps=STEPS, cfg=3.0, quiet=cell["quiet"], eta=0.0,
-        count=40, seed=SEED, each=cell["each"],
-    )  # fmt: skip
-    return {"ciede2000_mean": made.ciede2000_mean, "ciede2000_p95": made.ciede2000_p95}
-
-
 BANDS = ((), ((0, 1),), ((1, 4),), ((0, 4),), ((4, 6),), ((0, 1), (4, 6)), ((0, 6),), ((0, 8),))
 """Which of the noise's low frequencies are taken out, from a number (that one too) to another (not that one)."""
 
@@ -208,7 +189,6 @@ TABLES = {
     "quiet": (quiet_cells, measure_quiet, 40),
     "crosses": (cross_cells, measure_quiet, 20),
     "guidance": (guidance_cells, measure_guidance, 1),
-    "colors": (color_cells, measure_colors, 3),
     "bands": (band_cells, measure_bands, 20),
 }
 
@@ -217,7 +197,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", choices=TABLES, required=True)
     parser.add_argument(
-        "--count", type=int, help="captions of a cell (quiet, crosses), pictures of a color (colors), colors (bands)"
+        "--count", type=int, help="captions of a cell (quiet, crosses), colors (bands)"
     )
     parser.add_argument("--again", action="store_true", help="measure every cell anew")
     parser.add_argument("--device", default="cpu", help="what computes, in torch's words: cpu, cuda, mps")
