@@ -28,7 +28,9 @@ from safetensors import safe_open
 from untrained_helpers import place_untrained
 from xyz_helpers import cells, plot, quick
 
+from lib_oms.given.pictures import png
 from lib_oms.module import OMSModule
+from lib_oms.step import coefficients
 
 pytest.importorskip("gradio")
 
@@ -329,6 +331,25 @@ def test_a_color_is_encoded_by_the_loaded_vae_and_needs_no_oms_model(webui: WebU
     assert "OMS model" not in made.infotext
     plain = webui.txt2img(sampler_name="Euler")
     assert webui.txt2img({**asked, "strength": 0}, sampler_name="Euler").pixels == plain.pixels
+
+
+def test_a_layout_is_larger_where_the_noise_gives_way(webui: WebUI) -> None:
+    """The seed's own is not seen there any more, and the picture's lowest frequency is as large as the step has it."""
+    gray = torch.arange(16, dtype=torch.uint8) * 16
+    fading = Image.fromarray(gray.repeat(16, 1).numpy()).convert("RGB")
+
+    def first(seed: int = 7, **asked: Any) -> tuple[torch.Tensor, Any]:
+        (seen,) = webui.txt2img(asked, sampler_name="Euler", seed=seed).seen
+        return coefficients(seen.x.float(), 2)[0, :, 0, 1], seen
+
+    followed = {"source": "picture", "picture": png(fading)}
+    loud, seen = first(**followed, quiet=0)
+    said = loud - first(source="none", quiet=0)[0]
+    factor = (first(**followed)[0] / said).double()
+    expected = min(math.sqrt(1 + seen.level**2 / (0.06 * seen.x.shape[-1] ** 2)), 1.5)
+    strong = said.abs() > 0.1 * said.abs().max()  # a channel may know nothing of gray
+    torch.testing.assert_close(factor[strong], torch.full_like(factor[strong], expected), rtol=2e-2, atol=0)
+    torch.testing.assert_close(first(8, **followed)[0], first(7, **followed)[0], rtol=1e-2, atol=1e-2)
 
 
 def test_every_memory_policy_makes_the_same_picture(webui: WebUI) -> None:
