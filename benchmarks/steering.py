@@ -196,9 +196,7 @@ TABLES = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", choices=TABLES, required=True)
-    parser.add_argument(
-        "--count", type=int, help="captions of a cell (quiet, crosses), colors (bands)"
-    )
+    parser.add_argument("--count", type=int, help="captions of a cell (quiet, crosses), colors (bands)")
     parser.add_argument("--again", action="store_true", help="measure every cell anew")
     parser.add_argument("--device", default="cpu", help="what computes, in torch's words: cpu, cuda, mps")
     args = parser.parse_args()

@@ -112,16 +112,21 @@ def _refuse_other_files(overrides: Mapping[str, Any]) -> None:
         if name not in overrides:
             continue
         asked = overrides[name]
-        same = asked == getattr(shared.opts, name, None)
-        if name == "sd_model_checkpoint":  # the host takes a name that it does not know for none
-            known, now = sd_models.checkpoint_aliases.get(asked), host.checkpoint_now()
-            same = same or known is None or known.filename == getattr(now, "filename", None)
-        if not same:
+        if not _is_loaded(name, asked):
             label = shared.opts.data_labels[name].label
             raise SettingError(
                 f"The override settings ask for another {label} ({name}): {asked!r:.80}. A preview is made with what "
                 "is loaded: choose it, or take it out of the override settings."
             )
+
+
+def _is_loaded(name: str, asked: Any) -> bool:
+    if asked == getattr(shared.opts, name, None):
+        return True
+    if name != "sd_model_checkpoint" or not isinstance(asked, str):
+        return False
+    known = sd_models.checkpoint_aliases.get(asked)  # the host takes a name that it does not know for none
+    return known is None or known.filename == getattr(host.checkpoint_now(), "filename", None)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import CLIPTokenizerFast
 
+from lib_oms.__main__ import main
 from lib_oms.embedded import MODEL_DIR, XL_MODEL_DIR, draw
 from lib_oms.embedded.build import build_tokenizer, build_unet, build_vae
 from lib_oms.embedded.load import LORAS, VARIANTS, load_pipeline
@@ -129,17 +130,15 @@ def run_cli(*words: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_unknown_sampler_is_refused_with_the_list():
-    done = run_cli("evaluate", "--embedded", "--sampler", "Magic")
-    assert done.returncode == 2
-    assert "DDIM" in done.stderr
-    assert "Euler" in done.stderr
-
-
-def test_without_saying_what_to_measure_nothing_is():
-    done = run_cli("evaluate")
-    assert done.returncode == 2
-    assert "--embedded, --solvers, --colors N" in done.stderr
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [(["--embedded", "--sampler", "Magic"], ["Magic", "DDIM", "Euler"]), ([], ["--embedded, --solvers, --colors N"])],
+    ids=["unknown sampler", "nothing said"],
+)
+def test_what_cannot_be_measured_is_refused_with_what_can(words, told, capsys):
+    assert main(["evaluate", *words]) == 2
+    said = capsys.readouterr().err
+    assert all(word in said for word in told)
 
 
 @pytest.mark.slow

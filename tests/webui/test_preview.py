@@ -99,8 +99,9 @@ def test_the_options_that_a_request_overrides_are_in_force_and_for_it_alone(webu
         ask(webui, override_settings=overrides, scheduler="Karras")
         assert shared.opts.data == before
     webui.txt2img({"module": MODULE}, sampler_name="Euler", scheduler="Karras", override_settings=options)
-    refused = ask(webui, status=409, override_settings={"sd_model_checkpoint": "embedded-second"})
-    assert "'embedded-second'. A preview is made with what is loaded" in refused["detail"]
+    for other in ("embedded-second", ["embedded"], {"embedded": 1}):
+        refused = ask(webui, status=409, override_settings={"sd_model_checkpoint": other})
+        assert f"{other!r}. A preview is made with what is loaded" in refused["detail"]
     plain, looked, taken = begun
     assert torch.equal(looked.x_T, taken.x_T)
     assert not torch.equal(looked.x_T, plain.x_T)
