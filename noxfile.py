@@ -1,4 +1,5 @@
-"""The project's commands: `python -m nox -s demo`, `-s tests`, `-s tests-slow`, `-s types`, `-s lint`, `-s readme`.
+"""The project's commands: `python -m nox -s demo`, `-s tests`, `-s tests-slow`, `-s types`, `-s lint`, `-s readme`,
+`-s bench`.
 
 Tests run under the pins of three WebUI hosts (requirements/*.txt) and, for the library part, under the newest diffusers
 and transformers. These sessions share one environment per Python, in which only what differs is changed: making one
@@ -181,6 +182,19 @@ def tests_slow(session: nox.Session) -> None:
     """Runs the slow tests: trainings, pictures by the hundred, files by the ten thousand."""
     interpreter = environment(session, WHOLE)
     session.run(interpreter, "-m", "pytest", *PARALLEL[:2], "-m", "slow", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
+def bench(session: nox.Session) -> None:
+    """Times the step, a request and the loading of an OMS model, on the first GPU or else the CPU: about ten minutes.
+
+    The numbers go to outputs/bench as JSON.
+    """
+    interpreter, out = environment(session, WHOLE), Path("outputs/bench")
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("speed", "request"):
+        session.run(interpreter, f"benchmarks/{name}.py", "--out", str(out / f"{name}.json"), external=True)
+    session.run(interpreter, "benchmarks/load.py", external=True)
 
 
 @nox.session(venv_backend="none")

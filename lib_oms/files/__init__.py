@@ -6,6 +6,7 @@ Nothing here knows what an OMS model is.
 from lib_oms.files.disk import json_object, read_json, written_whole
 from lib_oms.files.header import FLOATS, Header, TensorInfo, file_stamp, read_header
 from lib_oms.files.latents import LATENTS_NAMES, SCALE_FACTORS, checkpoint_latents
+from lib_oms.files.tensors import copied
 
 __all__ = [
     "FLOATS",
@@ -14,6 +15,7 @@ __all__ = [
     "Header",
     "TensorInfo",
     "checkpoint_latents",
+    "copied",
     "file_stamp",
     "json_object",
     "read_header",

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
 
 from lib_oms.errors import ModuleFileError, readable
@@ -69,8 +70,8 @@ def scan(folders: Iterable[str | os.PathLike[str]]) -> list[ModuleEntry]:
     others = []
     for folder in folders:
         root = Path(folder)
-        for candidate in _candidates(root):
-            path, entry = candidate.path, _describe(candidate, root)
+        for candidate in _candidates(str(root)):
+            path, entry = candidate.path, _describe(candidate, str(root))
             if readable(entry.name) != entry.name:
                 problem = readable(f"{path}: its name is not UTF-8; rename it")
                 others.append(replace(entry, name=readable(entry.name), problem=problem))
@@ -111,7 +112,7 @@ def describe(path: str | os.PathLike[str]) -> ModuleEntry:
     """
     path = Path(path)
     whole = _bare(Path(os.path.abspath(path)))
-    return replace(_facts(path, whole.as_posix(), _stamp(path)), name=whole.name)
+    return replace(_remembered(path, whole.as_posix(), _stamp(path)), name=whole.name)
 
 
 def own_folder(path: Path) -> Path:
@@ -134,13 +135,15 @@ class _Candidate:
     them.
     """
 
-    path: Path
-    links: tuple[Path, ...]
+    path: str
+    links: tuple[str, ...]
     stamp: object
 
 
-def _candidates(root: Path) -> Iterator[_Candidate]:
-    """One call a folder and one a file: folders may be on a share, where each call takes a millisecond."""
+def _candidates(root: str) -> Iterator[_Candidate]:
+    """One call a folder and one a file: folders may be on a share, where each call takes a millisecond. Paths are texts
+    here, for every request asks, and to make a `Path` takes longer than to look at the file.
+    """
     waiting = [root]
     while waiting:
         here = waiting.pop()
@@ -156,35 +159,38 @@ def _candidates(root: Path) -> Iterator[_Candidate]:
         # Hidden folders are other programs' caches; hidden files are downloads that are not whole yet.
         for entry in files:
             if entry.name.lower().endswith(".safetensors") and not entry.name.startswith("."):
-                links = (Path(entry.path),) if _is_link(entry) else ()
-                yield _Candidate(Path(entry.path), links, file_stamp(entry.path))
+                links = (entry.path,) if _is_link(entry) else ()
+                yield _Candidate(entry.path, links, file_stamp(entry.path))
         if here == root:
             folders.pop(STYLES_FOLDER, None)
         below = (entry for name, entry in folders.items() if not name.startswith(".") and not _is_link(entry))
-        waiting += reversed([Path(entry.path) for entry in below])
+        waiting += reversed([entry.path for entry in below])
 
 
-def _candidate(folder: Path, listed: Sequence[os.DirEntry[str]]) -> _Candidate:
+def _candidate(folder: str, listed: Sequence[os.DirEntry[str]]) -> _Candidate:
     """A module's folder, with what it holds."""
     told_by = _told_by(listed)
     stamp = tuple((entry.path, file_stamp(entry.path)) for entry in told_by if entry.name != MODULE_FOLDER)
-    return _Candidate(folder, tuple(Path(entry.path) for entry in told_by if _is_link(entry)), stamp)
+    return _Candidate(folder, tuple(entry.path for entry in told_by if _is_link(entry)), stamp)
 
 
 def _told_by(listed: Sequence[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
     level = [entry for entry in listed if entry.name == MODULE_FOLDER and _is_folder(entry)]
-    inside = _listed(Path(level[0].path)) if level else listed
+    inside = _listed(level[0].path) if level else listed
     names = (CONFIG_NAME, WEIGHTS_NAME, FP16_WEIGHTS_NAME)
     files = [entry for entry in inside if entry.name in names]
     return [*level, *files, *(entry for entry in listed if entry.name == _INDEX_NAME)]
 
 
-def _listed(folder: Path) -> list[os.DirEntry[str]]:
+def _listed(folder: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
+            return sorted(entries, key=_name)
     except OSError:
         return []
+
+
+_name = attrgetter("name")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -207,30 +213,38 @@ def _is_module_folder(folders: Collection[str], files: Collection[str]) -> bool:
     return MODULE_FOLDER in folders or _INDEX_NAME in files or WEIGHTS_NAME in files or FP16_WEIGHTS_NAME in files
 
 
-def _is_text_encoder(here: Path, files: Collection[str]) -> bool:
+def _is_text_encoder(here: str, files: Collection[str]) -> bool:
     if CONFIG_NAME not in files:
         return False
     try:
-        return "model_type" in read_json(here / CONFIG_NAME)
+        return "model_type" in read_json(Path(here, CONFIG_NAME))
     except ModuleFileError:
         return False
 
 
-def _describe(candidate: _Candidate, root: Path) -> ModuleEntry:
-    path = candidate.path
-    name = _bare(path.relative_to(root)).as_posix()
-    if name == ".":
-        name = path.resolve().name
+def _describe(candidate: _Candidate, root: str) -> ModuleEntry:
+    if not candidate.links:
+        return _described(candidate.path, root, candidate.stamp)
     try:
         _refuse_links(candidate.links, root)
     except (ModuleFileError, OSError) as error:
-        return ModuleEntry(name, path, UNKNOWN, UNKNOWN, _size(path), problem=str(error))
-    return _facts(path, name, candidate.stamp)
+        path = Path(candidate.path)
+        return ModuleEntry(_name_below(path, root), path, UNKNOWN, UNKNOWN, _size(path), problem=str(error))
+    return _described(candidate.path, root, candidate.stamp)
 
 
 @lru_cache(maxsize=2048)
-def _facts(path: Path, name: str, stamp: object) -> ModuleEntry:  # stamp only tells old answers from new ones
+def _described(path: str, root: str, stamp: object) -> ModuleEntry:  # stamp only tells old answers from new ones
     """What the headers say. Remembered: a page asks again and again, and 200 headers are 10 MB of JSON."""
+    return _facts(Path(path), _name_below(Path(path), root))
+
+
+def _name_below(path: Path, root: str) -> str:
+    name = _bare(path.relative_to(root)).as_posix()
+    return path.resolve().name if name == "." else name
+
+
+def _facts(path: Path, name: str) -> ModuleEntry:
     entry = ModuleEntry(name, path, UNKNOWN, UNKNOWN, 0)
     try:
         module = inspect_module(path)
@@ -249,15 +263,20 @@ def _facts(path: Path, name: str, stamp: object) -> ModuleEntry:  # stamp only t
     )
 
 
+@lru_cache(maxsize=256)
+def _remembered(path: Path, name: str, stamp: object) -> ModuleEntry:  # stamp only tells old answers from new ones
+    return _facts(path, name)
+
+
 def _stamp(path: Path) -> object:
     """Changes with every file that a module is told by."""
-    return _candidate(path, _listed(path)).stamp if path.is_dir() else file_stamp(path)
+    return _candidate(str(path), _listed(str(path))).stamp if path.is_dir() else file_stamp(path)
 
 
-def _refuse_links(links: Iterable[Path], root: Path) -> None:
-    for part in links:
+def _refuse_links(links: Iterable[str], root: str) -> None:
+    for part in map(Path, links):
         try:
-            inside = root.resolve()
+            inside = Path(root).resolve()
             outside = part.exists() and not part.resolve().is_relative_to(inside)
         except (OSError, RuntimeError):  # a link that leads to itself
             outside = True

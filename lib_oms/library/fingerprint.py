@@ -29,11 +29,11 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
 
     Raises ModuleFileError where there is no module or it cannot be read.
     """
-    weights = inspect_module(path).weights
     try:
-        return _fingerprint(weights, file_stamp(weights))
+        weights = weights_of(path)
+        return _fingerprint(Path(path), weights, file_stamp(weights))
     except OSError as error:
-        raise ModuleFileError(f"{weights}: cannot be read: {error.strerror or error}") from error
+        raise ModuleFileError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 class Remembered:
@@ -89,7 +89,8 @@ class Remembered:
 
 
 @lru_cache(maxsize=256)
-def _fingerprint(weights: Path, stamp: object) -> str:  # stamp only tells old answers from new ones
+def _fingerprint(path: Path, weights: Path, stamp: object) -> str:  # stamp only tells old answers from new ones
+    inspect_module(path)
     size = weights.stat().st_size
     digest = hashlib.sha256(size.to_bytes(8, "little"))
     stride = max(_SAMPLE_BYTES, size // _SAMPLES)

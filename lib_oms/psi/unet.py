@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib_oms.errors import ModuleFileError, OMSError
-from lib_oms.files import written_whole
+from lib_oms.files import copied, written_whole
 from lib_oms.psi.config import OMSUNetConfig
 from lib_oms.psi.files import (
     CONFIG_KEY,
@@ -264,7 +264,6 @@ def _text_for(block: nn.Module, text: Tensor) -> dict[str, Tensor]:
 def _read_tensors(module: ModuleFile, dtype: torch.dtype) -> dict[str, Tensor]:
     try:
         with safe_open(module.weights, framework="pt", device="cpu") as file:
-            # Copied out of the file's mapping: a file that is replaced later must not change a loaded module.
-            return {name: file.get_tensor(name).to(dtype, copy=True) for name in module.header.tensors}
+            return copied(((name, file.get_tensor(name)) for name in module.header.tensors), dtype)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise ModuleFileError(f"{module.weights}: its tensors cannot be read: {error}") from error

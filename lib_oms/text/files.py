@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from lib_oms.errors import ModuleFileError
-from lib_oms.files import FLOATS, Header, file_stamp, read_header, read_json
+from lib_oms.files import FLOATS, Header, copied, file_stamp, read_header, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -130,8 +130,8 @@ def build_model(
         if missing:
             raise ModuleFileError(f"{source} lacks {len(missing)} tensors of its config, {wanted[missing[0]]} first")
         shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-        tensors = {}
-        try:
+
+        def checked() -> Iterator[tuple[str, Tensor]]:
             for name, tensor in read([available[short] for short in wanted]):
                 own = wanted[name.removeprefix(_PREFIX)]
                 if tensor.shape != shapes[own]:
@@ -139,8 +139,10 @@ def build_model(
                         f"{source}: tensor {name!r} has shape {list(tensor.shape)}, its config asks for "
                         f"{list(shapes[own])}"
                     )
-                # Copied out of the file's mapping: a file that is replaced later must not change a loaded model.
-                tensors[own] = tensor if tensor.is_meta else tensor.to("cpu", dtype or torch.float32, copy=True)
+                yield own, tensor
+
+        try:
+            tensors = copied(checked(), dtype or torch.float32)
         except (SafetensorError, OSError, ValueError, RuntimeError) as error:
             if isinstance(error, ModuleFileError):
                 raise
@@ -212,9 +214,15 @@ def _empty(config: Any, projection: bool, source: str) -> PreTrainedModel:
             raise ModuleFileError(f"{source}: its config.json has {key} {value!r:.100}; 1 to {most} are allowed")
     try:
         made = CLIPTextConfig.from_dict(dict(config))
-        return (CLIPTextModelWithProjection if projection else CLIPTextModel)(made)
+        return _unfilled(CLIPTextModelWithProjection if projection else CLIPTextModel)(made)
     except Exception as error:  # transformers has errors of many kinds for a config
         raise ModuleFileError(f"{source}: its config.json makes no text model: {error}") from error
+
+
+@lru_cache(maxsize=2)
+def _unfilled(kind: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """`kind` without random numbers for weights that the file has: to draw them takes half a second, even on "meta"."""
+    return type(kind.__name__, (kind,), {"_init_weights": lambda self, module: None})
 
 
 def _fill_positions(model: nn.Module, source: str) -> None:

@@ -1,0 +1,28 @@
+"""Tensors out of a file's mapping."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+_THREADS = min(4, os.cpu_count() or 1)
+
+
+def copied(tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Copies of tensors on the CPU in a dtype, by name; one on "meta" stays as it is.
+
+    A file that is replaced later must not change a loaded network, so nothing of its mapping is kept. In threads: the
+    system brings in file and memory page by page, for which one thread waits three times as long as for the bytes
+    themselves.
+    """
+
+    def copy(tensor: Tensor) -> Tensor:
+        return tensor if tensor.is_meta else tensor.to("cpu", dtype, copy=True)
+
+    with ThreadPoolExecutor(_THREADS) as pool:  # in whose threads no mode of a host's is on
+        copies = [(name, pool.submit(copy, tensor)) for name, tensor in tensors]
+        return {name: made.result() for name, made in copies}
