@@ -15,9 +15,8 @@ _THREADS = min(4, os.cpu_count() or 1)
 def copied(tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> dict[str, Tensor]:
     """Copies of tensors on the CPU in a dtype, by name; one on "meta" stays as it is.
 
-    A file that is replaced later must not change a loaded network, so nothing of its mapping is kept. In threads: the
-    system brings in file and memory page by page, for which one thread waits three times as long as for the bytes
-    themselves.
+    A file that is replaced later must not change a loaded network, so nothing of its mapping is kept. In threads: most
+    of the time is the system's, which brings in file and memory page by page.
     """
 
     def copy(tensor: Tensor) -> Tensor:
