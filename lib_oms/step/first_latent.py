@@ -245,9 +245,9 @@ def _giving_way(n: Tensor, quiet: int) -> int:
 def _in_place_of_noise(x0hat: Tensor, quiet: int, sigma: float, share: float = 1.0) -> Tensor:
     """`x0hat` as large as the denoiser needs it where that share of the noise has given way.
 
-    It expects S + sigma^2 there, and takes what it finds back by sqrt(S / (S + sigma^2)), for without noise there is
-    nothing that it could take for noise but a part of x0hat. So that is what x0hat is enlarged by, and no more than
-    MOST_RAISED times. The mean is left alone: denoisers know that there is nothing darker than black.
+    It expects a variance of S + sigma^2 there, and goes on to take a part of what it finds for noise, though it is all
+    x0hat's: sqrt(S / (S + sigma^2)) of it is left in the picture. So x0hat is enlarged by the inverse of that, at most
+    MOST_RAISED times. Not its mean: denoisers know that there is nothing darker than black.
     """
     if quiet == 0:
         return x0hat
