@@ -6,7 +6,7 @@ import html
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from lib_oms.embedded import LATENTS as EMBEDDED
+from lib_oms.embedded import LATENTS, XL_LATENTS
 from lib_oms.errors import OMSError
 from lib_oms.files import LATENTS_NAMES
 from lib_oms.library import UNKNOWN
@@ -25,6 +25,7 @@ from lib_oms.settings import AUTOMATIC
 from lib_oms.text import TEXT_ENCODERS
 from lib_oms.webui import host, module_note, offer, sources
 
+_EMBEDDED = (LATENTS, XL_LATENTS)
 _LONG, _SHORT = 240, 120  # letters of an explanation from which on it is folded, and those that then show
 
 
@@ -88,7 +89,7 @@ def look() -> Look:
     """What there is now."""
     try:
         places, latents, automatic = sources.places(), host.latents_now(), offer.automatic()
-        lines = tuple(line for line in listing(places, latents) if line.fits or line.latents != EMBEDDED)
+        lines = tuple(line for line in listing(places, latents) if line.fits or line.latents not in _EMBEDDED)
     except (OMSError, OSError) as error:
         return Look(problem=str(error))
     name = None if automatic is None else automatic.name
