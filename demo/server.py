@@ -66,7 +66,7 @@ def start(argv: Sequence[str] = ()) -> Server:
 
     shared_cmd_options.use(list(argv))
     paths.use(shared_cmd_options.cmd_opts.data_dir)
-    from modules import scripts, sd_models, shared
+    from modules import call_queue, scripts, sd_models, shared
 
     shared.load_options()
     shared.state.__init__()
@@ -74,7 +74,8 @@ def start(argv: Sequence[str] = ()) -> Server:
     scripts.load_scripts()
     sd_models.reload_model_weights()
     # AUTOMATIC1111's way (initialize_util.py); Forge loads a checkpoint only when the next picture is made.
-    shared.opts.data_labels["sd_model_checkpoint"].onchange = sd_models.reload_model_weights
+    reload = call_queue.wrap_queued_call(sd_models.reload_model_weights)
+    shared.opts.data_labels["sd_model_checkpoint"].onchange = reload
     return Server(_make_app(shared.cmd_opts.api_only), _listen(shared.cmd_opts.port))
 
 

@@ -12,6 +12,17 @@ from modules import errors, shared
 queue_lock = threading.RLock()
 
 
+def wrap_queued_call(func: Callable) -> Callable:
+    """`func`, which waits for its turn."""
+
+    @wraps(func)
+    def handler(*args: Any, **kwargs: Any) -> Any:
+        with queue_lock:
+            return func(*args, **kwargs)
+
+    return handler
+
+
 def wrap_gradio_gpu_call(func: Callable, extra_outputs: list | None = None) -> Callable:
     """`func` as a handler of the page: waits for its turn; an exception becomes HTML in the last output."""
 

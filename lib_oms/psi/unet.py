@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib_oms.errors import ModuleFileError, OMSError
-from lib_oms.files import copied, written_whole
+from lib_oms.files import copied, fill, written_whole
 from lib_oms.psi.config import OMSUNetConfig
 from lib_oms.psi.files import (
     CONFIG_KEY,
@@ -173,7 +173,7 @@ class OMSUNet(nn.Module):
         with torch.inference_mode(False):
             with torch.device("meta"):
                 psi = cls(module.config, module.metadata)
-            psi.load_state_dict(_read_tensors(module, dtype), strict=True, assign=True)
+            fill(psi, _read_tensors(module, dtype))
         return psi.eval()
 
     def save_pretrained(

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from lib_oms.errors import ModuleFileError
-from lib_oms.files import FLOATS, Header, copied, file_stamp, read_header, read_json
+from lib_oms.files import FLOATS, Header, copied, file_stamp, fill, read_header, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -147,7 +147,7 @@ def build_model(
             if isinstance(error, ModuleFileError):
                 raise
             raise ModuleFileError(f"{source}: its tensors cannot be read: {error}") from error
-        model.load_state_dict(tensors, strict=False, assign=True)
+        fill(model, tensors, strict=False)
         _fill_positions(model, source)
     return model.eval()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import init_empty_weights
 from diffusers import UNet2DConditionModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -385,6 +386,14 @@ def test_loaded_under_inference_mode_it_is_an_ordinary_module(published):
     latents, text = inputs()
     psi(latents, text).sum().backward()
     assert psi.conv_in.weight.grad is not None
+
+
+def test_while_another_thread_loads_a_network_it_gets_its_weights(published):
+    """accelerate, by which diffusers and transformers load, then makes every parameter of the process an empty one."""
+    with init_empty_weights():
+        loaded = OMSUNet.from_pretrained(published)
+    assert same(loaded, OMSUNet.from_pretrained(published))
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
 
 
 def test_only_modules_with_weights_hold_tensors(published):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import init_empty_weights
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prompt_strategies import ANY_TEXT
@@ -403,6 +404,14 @@ def test_load_gives_the_saved_numbers(encoder: TextEncoder, tmp_path: Path, pref
     assert type(loaded) is type(encoder)
     prompts = ["a (night:1.3) sky", ""]
     torch.testing.assert_close(loaded.encode(prompts), encoder.encode(prompts), rtol=0, atol=1e-6)
+
+
+def test_while_another_thread_loads_a_network_it_gets_its_weights(openclip: OpenCLIPEncoder, tmp_path: Path) -> None:
+    """accelerate, by which transformers loads, then makes every parameter of the process an empty one."""
+    folder = save(openclip, tmp_path / "m")
+    with init_empty_weights():
+        loaded = load_text_encoder(folder, "openclip")
+    torch.testing.assert_close(loaded.encode(["night"]), openclip.encode(["night"]), rtol=0, atol=1e-6)
 
 
 def test_half_files_are_float32_unless_asked_otherwise(openclip: OpenCLIPEncoder, tmp_path: Path) -> None:
