@@ -137,7 +137,7 @@ def test_the_host_s_attention_keys_serve_the_oms_prompt(ui: WebUIPage) -> None:
     ):
         ui.text("oms_prompt").press(key)
         assert prompt(ui) == expected
-    assert pressed(ui) == ["night", "bright"]
+    wait_for_lit(ui, "night", "bright")
 
 
 def test_tokens_are_counted_below_the_prompt(ui: WebUIPage) -> None:
