@@ -223,8 +223,6 @@ def _is_text_encoder(here: str, files: Collection[str]) -> bool:
 
 
 def _describe(candidate: _Candidate, root: str) -> ModuleEntry:
-    if not candidate.links:
-        return _described(candidate.path, root, candidate.stamp)
     try:
         _refuse_links(candidate.links, root)
     except (ModuleFileError, OSError) as error:
