@@ -35,7 +35,7 @@ LAST = {"neo": ["fastapi==0.127.1", "starlette==0.50.0", "annotated-doc", "Pillo
 """What a host has over the limits of others (our own for fastapi, gradio's for Pillow): installed when all else is."""
 PYTHON = sys.version_info[:2]
 WHOLE = "neo" if PYTHON >= OLD_PINS_END else "forge"
-"""The host under whose pins all tests run."""
+"""The host under whose pins all tests run that a host has a part in, and most others."""
 PARALLEL = ["-n", os.environ.get("OMS_TEST_PROCESSES", "2"), "--dist", "loadfile", "--no-loadscope-reorder"]
 """Tests of one file share a WebUI, so a file is one process's, in the order of tests/conftest.py; the suite is made for
 two cores."""
@@ -54,19 +54,24 @@ NO_LIBRARY = ("webui", "demo", "files", "judging", "commands", "test_devices.py"
               "library/test_entries.py", "library/test_fingerprint.py", "library/test_trust.py",
               "text/test_prompt.py")  # fmt: skip
 """What no library newer than the hosts' has a part in, besides torch."""
+NEWEST_ALONE = ("training",)
+"""What runs with the newest libraries alone: trainings have an environment of their own, as docs/training.md makes it.
+Those that are started as a person does (tests-slow) run under a host's pins."""
 SAME_AS_FORGE = {
     "a1111": ("psi", "test_pipeline.py"),
-    "neo": ("webui/test_browser_banner.py", "webui/test_browser_chips.py", "webui/test_browser_download.py",
-            "webui/test_browser_messages.py", "webui/test_browser_modules.py", "webui/test_browser_presets.py",
-            "webui/test_browser_preview.py", "webui/test_extension.py"),
+    "neo": ("test_pipeline.py", "webui/test_browser_banner.py", "webui/test_browser_chips.py",
+            "webui/test_browser_download.py", "webui/test_browser_messages.py", "webui/test_browser_modules.py",
+            "webui/test_browser_presets.py", "webui/test_browser_preview.py", "webui/test_extension.py"),
 }  # fmt: skip
 """What stands on diffusers and safetensors alone, where those have the versions that Forge has; and, as Neo's gradio is
 Forge's, what the page shows: of test_browser.py Neo's fastapi has the ways there and back (STYLES). What the step does
 in a host of Neo's style is torch's alone, and tested beside Forge's style; test_webuiapi.py makes pictures by Neo's
-pins."""
+pins. Nobody runs a pipeline of diffusers in Neo; of psi Neo's diffusers has the numbers and the published folder
+(STYLES), and what reads and writes files has the oldest and the newest safetensors."""
 STYLES = {
     "a1111": "not forge",
-    "neo": "not a1111 and (not test_browser or back or tick_type or error_on_the_page)",
+    "neo": "not a1111 and (not test_browser or back or tick_type or error_on_the_page)"
+    " and (not test_unet or numbers or to_the_bit or published)",
     "forge": "not (a1111 and (test_extension or test_demo_host))",
 }
 """Which tests of those files: the ways of hosts that the miniature WebUI has are tested under the pins that they meet
@@ -168,7 +173,7 @@ def tests(session: nox.Session, host: str) -> None:
     interpreter = environment(session, host)
     left_out: tuple[str, ...] = (*NO_PIN, *SAME_AS_FORGE.get(host, ()))
     if host == WHOLE:
-        left_out = ()
+        left_out = NEWEST_ALONE
     if host == "latest":
         left_out = NO_LIBRARY
     chosen = [f"--ignore=tests/{name}" for name in left_out]

@@ -57,10 +57,9 @@ def memory(webui: WebUI, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
 def no_collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     gc.collect()
     gc.disable()
-    gc.freeze()  # what is there already need not be looked through for tensors, half a million objects each time
+    gc.freeze()  # what is there already need not be looked through, half a million objects: not now, and not later
     monkeypatch.setattr(gc, "collect", lambda *args: 0)  # hosts call it, but not all of them and not always
     yield
-    gc.unfreeze()
     gc.enable()
 
 
