@@ -10,7 +10,6 @@ import pytest
 from browser_helpers import DemoProcess, chromium, find_browser
 from extension_helpers import WebUI
 from hub_server import Hub
-from text_helpers import BIG_G, CLIP_L, text_model, tokenizer
 from untrained_helpers import place_untrained
 
 if TYPE_CHECKING:
@@ -59,20 +58,28 @@ def hub(published: dict[str, dict[str, bytes]]) -> Iterator[Hub]:
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> tuple:
-    """SDXL's text encoders with their tokenizers, tiny."""
-    return (
-        text_model(CLIP_L, 2),
-        tokenizer(tmp_path / "tokenizer"),
-        text_model(BIG_G, 3, projection=True),
-        tokenizer(tmp_path / "tokenizer_2", pad_token="!"),
-    )
+def pair(root: Path) -> tuple:
+    """The text encoders of the embedded model in SDXL's shape, with their tokenizers; hosts pad the second's text with
+    "!", as SDXL's own tokenizer says.
+    """
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    first = lent(root / "models/demo-xl", CLIPTextModel, CLIPTokenizer)
+    return *first, *lent(root / "models/demo-xl", CLIPTextModelWithProjection, CLIPTokenizer, "_2", pad_token="!")
 
 
 @pytest.fixture
-def clip_l(tmp_path: Path) -> tuple:
-    """SD1.x's text encoder with its tokenizer, tiny."""
-    return text_model(CLIP_L, 2), tokenizer(tmp_path / "tokenizer of sd1")
+def clip_l(root: Path) -> tuple:
+    """The embedded model's text encoder with its tokenizer, as SD1.x's."""
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    return lent(root / "models/demo", CLIPTextModel, CLIPTokenizer)
+
+
+def lent(folder: Path, text_model: Any, tokenizer: Any, suffix: str = "", **options: str) -> tuple:
+    """A text encoder of a diffusers folder, in float32, with its tokenizer."""
+    network = text_model.from_pretrained(folder / f"text_encoder{suffix}", local_files_only=True).float().eval()
+    return network, tokenizer.from_pretrained(folder / f"tokenizer{suffix}", local_files_only=True, **options)
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ import pytest
 import torch
 from browser_helpers import host_style
 from checkpoint_helpers import write_unet
+from diffusers import AutoencoderKL
 from extension_helpers import RequestFailed, WebUI
 from host_models import CPU, Model, a1111_model, first_forge_model, forge_model
 from module_helpers import tiny_psi
@@ -354,23 +355,39 @@ def test_unloaded_model_is_not_kept(memory: Any, tmp_path: Path) -> None:
     assert [ref() for ref in gone] == [None, None]
 
 
-def test_module_with_the_lent_pair_reads_no_other(memory: Any, pair: tuple, tmp_path: Path) -> None:
+HOSTS = [a1111_model, forge_model, first_forge_model]
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_module_with_the_lent_pair_reads_no_other_and_obeys(
+    memory: Any, monkeypatch: pytest.MonkeyPatch, pair: tuple, host: Any, root: Path, tmp_path: Path
+) -> None:
     from lib_oms.library import scan
     from lib_oms.module_cache import ModuleCache
     from lib_oms.webui import host_text
 
-    width = CLIP_L["hidden_size"] + BIG_G["hidden_size"]
-    metadata = {"oms.text_encoder": "mixclip", "oms.latents": "sdxl"}
-    tiny_psi(width, metadata=metadata).save_pretrained(tmp_path / "large" / "oms_module")  # and no text encoder
+    if host is not a1111_model:
+        monkeypatch.setattr(memory, "manager", SimpleNamespace(load_model_gpu=lambda patcher: None))
+    shutil.copytree(root / "models/demo-xl/oms_module", tmp_path / "large" / "oms_module")  # and no text encoder
     (entry,) = scan([tmp_path])
-    model = a1111_model(pair)
+    assert entry.text_encoder == "mixclip"
+    model = host(pair)
     lent = host_text.of(model)
     cache = ModuleCache(lambda entry: pytest.fail("another text encoder was looked for"))
     with cache.use(entry, "x", torch.float32, lent) as module:
         assert module.text_encoder is lent
-    noise = torch.randn(1, 4, 8, 8)
-    v, _ = module.predict_v(noise, ["night"])
-    torch.testing.assert_close(v, module.psi(noise, MixClipEncoder(*pair).encode(["night"])), rtol=0, atol=1e-5)
+    noise = torch.randn(2, 4, 32, 32)
+    vae = AutoencoderKL.from_pretrained(root / "models/demo-xl/vae", local_files_only=True).float()
+    seen = {}
+    for ground in ("black", "gray", "white", "red"):
+        prompt = f"a blue circle on a {ground} background"
+        v, _ = module.predict_v(noise, [prompt])
+        torch.testing.assert_close(v, module.psi(noise, MixClipEncoder(*pair).encode([prompt])), rtol=0, atol=1e-5)
+        with torch.no_grad():  # at the last timestep x0hat is -v
+            pictures = vae.decode(-v / vae.config.scaling_factor).sample / 2 + 0.5
+        seen[ground] = pictures.clamp(0, 1).mean(dim=(0, 2, 3))
+    assert seen["black"].mean() < 0.2 < 0.35 < seen["gray"].mean() < 0.6 < 0.8 < seen["white"].mean()
+    assert seen["red"][0] > 0.6 > 0.3 > seen["red"][1]
     with cache.use(entry, "x", torch.float32, lent) as again:
         assert again is module
     cache.clear()
