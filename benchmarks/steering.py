@@ -81,7 +81,7 @@ def measure_quiet(cell: Cell) -> dict[str, float]:
     each = 2
     prompts = [prompt for prompt in LADDER for _ in range(each)]
     rungs = paint([OBEDIENCE_PROMPT] * len(prompts), oms=True, oms_prompts=prompts, first=20_000, **given)
-    grays = metrics.background_colours(rungs).mean(axis=1)
+    grays = metrics.background_colors(rungs).mean(axis=1)
     gray = list(LADDER).index("gray background")
     return {
         "ratio": raw_distance / distance,
@@ -122,7 +122,7 @@ def measure_guidance(cell: Cell) -> dict[str, Any]:
     if cell["form"] == "normalized" and scale > 1:
         given.update(source="none", prompt_weight=1 / scale)  # x0hat of the prompt by 1 / s
     pictures = maker.paint([OBEDIENCE_PROMPT] * len(ASKED), oms=True, oms_prompts=list(ASKED), first=60_000, **given)
-    backgrounds = metrics.background_colours(pictures)
+    backgrounds = metrics.background_colors(pictures)
     return {
         "dark": float(backgrounds[0].mean()),
         "light": float(backgrounds[1].mean()),
@@ -173,7 +173,7 @@ def measure_bands(cell: Cell) -> dict[str, Any]:
             noise = noise - (low(noise, end) - low(noise, start))
         color = "#{:02x}{:02x}{:02x}".format(*rgb)
         picture = maker.paint([OBEDIENCE_PROMPT], oms=True, color=color, quiet=0, latents=noise)
-        found.append(metrics.background_colours(picture)[0])
+        found.append(metrics.background_colors(picture)[0])
     wanted, made = asked / 255, np.stack(found)
     errors = metrics.color_differences(made, wanted)
     design = np.c_[wanted, np.ones(len(wanted))]

@@ -130,8 +130,8 @@ def _start_as_averages(vae: AutoencoderKL) -> None:
     large constant, so that group normalization divides by nearly the same number whatever the picture. Residual
     branches start at zero. Every other weight keeps its random value.
     """
-    colours, reference = 3, 6.0
-    carried = 2 * colours + 2
+    colors, reference = 3, 6.0
+    carried = 2 * colors + 2
 
     def bias_of(conv: torch.nn.Conv2d) -> torch.Tensor:
         assert conv.bias is not None  # every convolution of diffusers' VAE has one
@@ -141,18 +141,18 @@ def _start_as_averages(vae: AutoencoderKL) -> None:
         bias = bias_of(conv)
         conv.weight[:carried] = 0
         bias[:carried] = 0
-        for i in range(colours):
+        for i in range(colors):
             conv.weight[i, i, 1, 1] = 1
-            conv.weight[colours + i, i, 1, 1] = -1
-        bias[2 * colours], bias[2 * colours + 1] = reference, -reference
+            conv.weight[colors + i, i, 1, 1] = -1
+        bias[2 * colors], bias[2 * colors + 1] = reference, -reference
 
     def set_output(conv: torch.nn.Conv2d, gain: float) -> None:
         conv.weight *= 0.1
         bias_of(conv).zero_()
-        conv.weight[:colours] = 0
-        for i in range(colours):
+        conv.weight[:colors] = 0
+        for i in range(colors):
             conv.weight[i, i, 1, 1] = gain
-            conv.weight[i, colours + i, 1, 1] = -gain
+            conv.weight[i, colors + i, 1, 1] = -gain
 
     def carry(conv: torch.nn.Conv2d, rows: slice, columns: slice, value: float) -> None:
         conv.weight[:carried] = 0
@@ -185,7 +185,7 @@ def _start_as_averages(vae: AutoencoderKL) -> None:
     for part, send in ((vae.encoder, lambda: vae.encode(flat).latent_dist.mode()), (vae.decoder, None)):
         got = send() if send else vae.decode(vae.encode(flat).latent_dist.mode()).sample
         wanted = torch.nn.functional.adaptive_avg_pool2d(flat, got.shape[-1])
-        part.conv_out.weight[:colours] *= (got[:, :colours] * wanted).sum() / got[:, :colours].square().sum()
+        part.conv_out.weight[:colors] *= (got[:, :colors] * wanted).sum() / got[:, :colors].square().sum()
 
 
 def build_unet() -> UNet2DConditionModel:

@@ -19,11 +19,11 @@ SIZE = 256
 OVERSAMPLING = 2
 """Shapes are drawn this many times larger and reduced, for smooth edges."""
 
-Colour = tuple[float, float, float]  # RGB, 0..1
+Color = tuple[float, float, float]  # RGB, 0..1
 Paint = tuple[int, int, int]  # RGB, 0..255
 
 SHAPES = ("circle", "square", "triangle", "star", "cross")
-COLOURS = {
+COLORS = {
     "red": (0.0, 0.95, 0.85),
     "orange": (0.08, 0.95, 0.95),
     "yellow": (0.155, 0.95, 0.95),
@@ -33,7 +33,7 @@ COLOURS = {
     "purple": (0.77, 0.80, 0.70),
     "pink": (0.92, 0.50, 0.95),
 }
-GREYS = (
+GRAYS = (
     (0.05, "black"),
     (0.16, "very dark gray"),
     (0.34, "dark gray"),
@@ -67,9 +67,9 @@ LAYOUTS = ("fading", "sideways", "horizon", "halves")
 """Those of which the lowest frequencies tell nearly all; most backgrounds of two colors are so."""
 
 
-def grey_name(value: float) -> str:
+def gray_name(value: float) -> str:
     """The name that captions give to a gray of this value (0 black, 1 white)."""
-    return next(name for bound, name in GREYS if value < bound)
+    return next(name for bound, name in GRAYS if value < bound)
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class Shape:
     """One shape of a picture."""
 
     name: str  # one of SHAPES
-    colour_name: str
-    colour: Colour
+    color_name: str
+    color: Color
     centre: tuple[float, float] = (0.5, 0.5)  # fractions of the picture's width
     radius: float = 0.2
     angle: float = 0.0  # radians
@@ -88,24 +88,24 @@ class Shape:
 class Scene:
     """What a picture shows: all that `draw` needs, and all that its caption may tell."""
 
-    background: Colour
+    background: Color
     background_name: str  # "black background", "at night", "black and white striped background", ...
     shapes: tuple[Shape, ...] = ()
     gradient: tuple[float, float] = (0.0, 0.0)  # brightness change across the picture, x and y
     pattern: str | None = None  # one of PATTERNS
-    other: Colour = (0.0, 0.0, 0.0)  # the pattern's second color
+    other: Color = (0.0, 0.0, 0.0)  # the pattern's second color
     phase: tuple[float, float] = (0.0, 0.0)  # where the pattern begins, in its periods
 
 
-def _grey(rng: np.random.Generator) -> float:
+def _gray(rng: np.random.Generator) -> float:
     """Half of the free grays at the ends, where the last timestep matters most."""
     return float(rng.choice([rng.uniform(), rng.beta(0.35, 0.35)]))
 
 
-def _tone(rng: np.random.Generator) -> tuple[Colour, str]:
+def _tone(rng: np.random.Generator) -> tuple[Color, str]:
     """A color and its name: "dark blue"."""
-    name = str(rng.choice(list(COLOURS)))
-    hue, saturation, value = COLOURS[name]
+    name = str(rng.choice(list(COLORS)))
+    hue, saturation, value = COLORS[name]
     tone = str(rng.choice(["", "", "dark ", "light "]))
     value *= {"": rng.uniform(0.9, 1.05), "dark ": rng.uniform(0.3, 0.5), "light ": 1.0}[tone]
     if tone == "light ":
@@ -113,22 +113,22 @@ def _tone(rng: np.random.Generator) -> tuple[Colour, str]:
     return colorsys.hsv_to_rgb(hue + rng.uniform(-0.01, 0.01), saturation, min(value, 1.0)), f"{tone}{name}"
 
 
-def _any_tone(rng: np.random.Generator) -> tuple[Colour, str]:
+def _any_tone(rng: np.random.Generator) -> tuple[Color, str]:
     if rng.uniform() < 0.5:
         return _tone(rng)
-    value = _grey(rng)
-    return (value, value, value), grey_name(value)
+    value = _gray(rng)
+    return (value, value, value), gray_name(value)
 
 
-def _background(rng: np.random.Generator, grey: float | None) -> Scene:
+def _background(rng: np.random.Generator, gray: float | None) -> Scene:
     """A scene without shapes."""
-    kind = 0.0 if grey is not None else rng.uniform()
+    kind = 0.0 if gray is not None else rng.uniform()
     if kind < 0.45:
-        value = grey if grey is not None else _grey(rng)
-        return Scene((value, value, value), f"{grey_name(value)} background")
+        value = gray if gray is not None else _gray(rng)
+        return Scene((value, value, value), f"{gray_name(value)} background")
     if kind < 0.66:
-        colour, name = _tone(rng)
-        return Scene(colour, f"{name} background")
+        color, name = _tone(rng)
+        return Scene(color, f"{name} background")
     if kind < 0.78:
         name = str(rng.choice(list(LIGHTS)))
         return Scene(colorsys.hsv_to_rgb(*(rng.uniform(*bounds) for bounds in LIGHTS[name])), name)
@@ -141,29 +141,29 @@ def _background(rng: np.random.Generator, grey: float | None) -> Scene:
     return Scene(first, name, pattern=pattern, other=second, phase=(x, y))
 
 
-def _shape(rng: np.random.Generator, behind: list[Colour], x: float, y: float, radius: float) -> Shape:
+def _shape(rng: np.random.Generator, behind: list[Color], x: float, y: float, radius: float) -> Shape:
     while True:
-        colour_name = str(rng.choice([*COLOURS, "white", "black", "gray"]))
-        if colour_name in COLOURS:
-            hue, saturation, value = COLOURS[colour_name]
+        color_name = str(rng.choice([*COLORS, "white", "black", "gray"]))
+        if color_name in COLORS:
+            hue, saturation, value = COLORS[color_name]
             red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value * rng.uniform(0.92, 1.03))
-            colour = (min(red, 1.0), min(green, 1.0), min(blue, 1.0))
+            color = (min(red, 1.0), min(green, 1.0), min(blue, 1.0))
         else:
-            value = {"white": 0.98, "black": 0.02, "gray": 0.5}[colour_name]
-            colour = (value, value, value)
-        if all(math.dist(colour, other) > 0.35 for other in behind):  # what cannot be seen teaches nothing
+            value = {"white": 0.98, "black": 0.02, "gray": 0.5}[color_name]
+            color = (value, value, value)
+        if all(math.dist(color, other) > 0.35 for other in behind):  # what cannot be seen teaches nothing
             break
-    return Shape(str(rng.choice(SHAPES)), colour_name, colour, (x, y), radius, rng.uniform(-0.25, 0.25))
+    return Shape(str(rng.choice(SHAPES)), color_name, color, (x, y), radius, rng.uniform(-0.25, 0.25))
 
 
-def sample_scene(rng: np.random.Generator, *, grey: float | None = None, shapes: int | None = None) -> Scene:
+def sample_scene(rng: np.random.Generator, *, gray: float | None = None, shapes: int | None = None) -> Scene:
     """Draws a scene's facts.
 
     Args:
-        grey: the value (0..1) of a plain gray background; None draws any background.
+        gray: the value (0..1) of a plain gray background; None draws any background.
         shapes: how many (0 to 2); None: mostly one.
     """
-    scene = _background(rng, grey)
+    scene = _background(rng, gray)
     if scene.pattern is None and rng.uniform() < 0.3:
         gradient_x, gradient_y = rng.uniform(-0.06, 0.06, 2)
         scene = replace(scene, gradient=(gradient_x, gradient_y))
@@ -189,8 +189,8 @@ def caption(scene: Scene, rng: np.random.Generator, *, say_background: bool | No
         return f"a scene {where}" if where in LIGHTS else where
     names = []
     for shape in scene.shapes:
-        article = "an" if shape.colour_name == "orange" else "a"
-        names.append(f"{article} {shape.colour_name} {shape.name}" if rng.uniform() < 0.85 else f"a {shape.name}")
+        article = "an" if shape.color_name == "orange" else "a"
+        names.append(f"{article} {shape.color_name} {shape.name}" if rng.uniform() < 0.85 else f"a {shape.name}")
     what = " and ".join(names)
     if say_background is False or (say_background is None and rng.uniform() < 0.34):
         return what
@@ -236,13 +236,13 @@ def draw(scene: Scene, *, style: str = "plain", size: int = SIZE) -> Image.Image
     picture = Image.fromarray(np.round(np.clip(base, 0.0, 1.0) * 255).astype(np.uint8), "RGB")
     pen = ImageDraw.Draw(picture)
     for shape in scene.shapes:
-        colour = _paint(shape.colour)
+        color = _paint(shape.color)
         if style == "shadow":
             _fill(pen, shape, _paint(scene.background, 0.55), full, offset=0.06)
-        _fill(pen, shape, colour, full)
+        _fill(pen, shape, color, full)
         if style == "outlined":
             _fill(pen, shape, _paint(scene.background), full, scale=0.68)
-            _fill(pen, shape, colour, full, scale=0.3)
+            _fill(pen, shape, color, full, scale=0.3)
     return picture.resize((size, size), Image.Resampling.BOX)
 
 
@@ -266,20 +266,20 @@ def _pattern(scene: Scene, steps: np.ndarray) -> np.ndarray:
     return ((across % 1.0 - 0.5) ** 2 + (down % 1.0 - 0.5) ** 2 < 0.09).astype(np.float32)
 
 
-def _paint(colour: tuple[float, float, float], light: float = 1.0) -> Paint:
-    red, green, blue = (round(c * 255 * light) for c in colour)
+def _paint(color: tuple[float, float, float], light: float = 1.0) -> Paint:
+    red, green, blue = (round(c * 255 * light) for c in color)
     return red, green, blue
 
 
 def _fill(
-    pen: ImageDraw.ImageDraw, shape: Shape, colour: Paint, full: int, *, scale: float = 1.0, offset: float = 0.0
+    pen: ImageDraw.ImageDraw, shape: Shape, color: Paint, full: int, *, scale: float = 1.0, offset: float = 0.0
 ) -> None:
     x, y = ((c + offset) * full for c in shape.centre)
     radius = shape.radius * full * scale
     if shape.name == "circle":
-        pen.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
+        pen.ellipse([x - radius, y - radius, x + radius, y + radius], fill=color)
     else:
-        pen.polygon([(x + dx, y + dy) for dx, dy in _outline(shape.name, radius, shape.angle)], fill=colour)
+        pen.polygon([(x + dx, y + dy) for dx, dy in _outline(shape.name, radius, shape.angle)], fill=color)
 
 
 def example(number: int, seed: int, *, style: str = "plain", size: int = SIZE) -> tuple[np.ndarray, str, str]:
@@ -323,7 +323,7 @@ def evaluation_scenes(count: int, seed: int) -> list[tuple[Scene, str]]:
     scenes = []
     for index in range(count):
         rng = np.random.default_rng((seed, index, 1))
-        scene = sample_scene(rng, grey=(index + rng.uniform()) / count, shapes=1)
+        scene = sample_scene(rng, gray=(index + rng.uniform()) / count, shapes=1)
         scenes.append((scene, caption(scene, rng, say_background=True)))
     return scenes
 

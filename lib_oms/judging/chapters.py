@@ -109,7 +109,7 @@ def of_embedded(result: Evaluation, pictures: Pictures) -> Report:
     made.tables.append(Table("What is in the picture", ["", "raw", "One More Step"], shapes))
     rows = [
         ["share of the asked range of grays that came", f"{result.obedience_range:.0%}"],
-        ["asked colors that came", f"{result.colour_accuracy:.0%}"],
+        ["asked colors that came", f"{result.color_accuracy:.0%}"],
         ["error of backgrounds that captions name (RGB distance, 0 to 1.73)", f"{result.background_error:.3f}"],
         ["composition that stays (correlation of edges)", f"{result.composition:.2f}"],
     ]

@@ -20,11 +20,11 @@ from lib_oms.judging.painter import OBEDIENCE_PROMPT, Painter
 
 LADDER = {
     f"{name} background": (low + min(high, 1.0)) / 2
-    for low, (high, name) in zip([0.0, *(bound for bound, _ in draw.GREYS)], draw.GREYS, strict=False)
+    for low, (high, name) in zip([0.0, *(bound for bound, _ in draw.GRAYS)], draw.GRAYS, strict=False)
 }
 """Gray backgrounds from black to white: the middle of what each name means."""
-ASKED_COLOURS = ("red", "green", "blue", "yellow")
-NAMED = {name: colorsys.hsv_to_rgb(*hsv) for name, hsv in draw.COLOURS.items()} | {
+ASKED_COLORS = ("red", "green", "blue", "yellow")
+NAMED = {name: colorsys.hsv_to_rgb(*hsv) for name, hsv in draw.COLORS.items()} | {
     "black": (0.02,) * 3,
     "gray": (0.5,) * 3,
     "white": (0.98,) * 3,
@@ -54,7 +54,7 @@ class Evaluation:
     mean_white_raw: float
     obedience_spearman: float
     obedience_range: float
-    colour_accuracy: float
+    color_accuracy: float
     background_spread: float
     """Standard deviation, over seeds, of the background's brightness for "gray background"."""
     background_error: float
@@ -85,7 +85,7 @@ def evaluate(
 ) -> tuple[Evaluation, Pictures]:  # fmt: skip
     """Measures distances on `count` captions; black, white and obedience on `small` pictures a prompt."""
     began = time.monotonic()
-    total = 2 * count + 4 * small + (len(LADDER) + len(ASKED_COLOURS)) * small
+    total = 2 * count + 4 * small + (len(LADDER) + len(ASKED_COLORS)) * small
     with tqdm(total=total, desc=f"{variant}, {sampler}, CFG {cfg:g}", unit="picture") as bar:
         painter.progress = bar.update
         scenes = draw.evaluation_scenes(count, seed)
@@ -105,13 +105,12 @@ def evaluate(
             return painter.paint([OBEDIENCE_PROMPT] * len(asked), oms=True, oms_prompts=asked, first=20_000)
 
         ladder = obey(list(LADDER))
-        measured = metrics.background_colours(ladder).mean(axis=1)
+        measured = metrics.background_colors(ladder).mean(axis=1)
         asked = np.repeat(list(LADDER.values()), small)
         by_prompt = measured.reshape(len(LADDER), small).mean(axis=1)
-        colours = metrics.background_colours(obey([f"{name} background" for name in ASKED_COLOURS]))
+        colors = metrics.background_colors(obey([f"{name} background" for name in ASKED_COLORS]))
         hits = [
-            metrics.nearest_colour(colour, NAMED) == ASKED_COLOURS[index // small]
-            for index, colour in enumerate(colours)
+            metrics.nearest_color(color, NAMED) == ASKED_COLORS[index // small] for index, color in enumerate(colors)
         ]
     distances = [metrics.wasserstein(metrics.picture_means(pictures), data_means) for pictures in (raw, oms)]
     result = Evaluation(
@@ -126,7 +125,7 @@ def evaluate(
         mean_white_raw=float(ends["white", False]),
         obedience_spearman=metrics.spearman(asked, measured),
         obedience_range=float((by_prompt[-1] - by_prompt[0]) / (asked[-1] - asked[0])),
-        colour_accuracy=float(np.mean(hits)),
+        color_accuracy=float(np.mean(hits)),
         background_spread=float(measured.reshape(len(LADDER), small)[list(LADDER).index("gray background")].std()),
         background_error=metrics.background_error(oms, data / np.float32(255)),
         composition=metrics.edge_agreement(raw, oms),
@@ -147,10 +146,10 @@ def shape_accuracy(scenes: list[tuple[draw.Scene, str]], pictures: np.ndarray) -
 
 def foreground_accuracy(scenes: list[tuple[draw.Scene, str]], pictures: np.ndarray) -> float:
     """How often the foreground is nearest to the color that a caption names, of those captions that name one."""
-    colours = metrics.foreground_colours(pictures)
+    colors = metrics.foreground_colors(pictures)
     hits = [
-        metrics.nearest_colour(colour, NAMED) == scene.shapes[0].colour_name
-        for (scene, text), colour in zip(scenes, colours, strict=True)
-        if f"{scene.shapes[0].colour_name} {scene.shapes[0].name}" in text
+        metrics.nearest_color(color, NAMED) == scene.shapes[0].color_name
+        for (scene, text), color in zip(scenes, colors, strict=True)
+        if f"{scene.shapes[0].color_name} {scene.shapes[0].name}" in text
     ]
     return float(np.mean(hits)) if hits else float("nan")

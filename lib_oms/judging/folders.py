@@ -117,7 +117,7 @@ def read_folder(path: Path) -> Folder:
     for file in tqdm(files, desc=f"reading {path.name}", unit="picture"):
         picture = pixels(file)[None]
         means.append(metrics.picture_means(picture)[0])
-        grounds.append(metrics.background_colours(picture)[0])
+        grounds.append(metrics.background_colors(picture)[0])
         colorfulness.append(metrics.colorfulness(picture)[0])
     return Folder(path, paths, np.array(means), np.array(grounds), np.array(colorfulness))
 

@@ -30,7 +30,7 @@ def spearman(asked: np.ndarray, measured: np.ndarray) -> float:
     return float(stats.spearmanr(asked, measured).statistic)
 
 
-def background_colours(pictures: np.ndarray, border: float = 0.08) -> np.ndarray:
+def background_colors(pictures: np.ndarray, border: float = 0.08) -> np.ndarray:
     """Each picture's background color, [B, 3]: the median of a frame `border` of the picture's side wide."""
     pictures = np.asarray(pictures)
     edge = max(1, round(border * pictures.shape[1]))
@@ -39,24 +39,24 @@ def background_colours(pictures: np.ndarray, border: float = 0.08) -> np.ndarray
     return np.median(pictures[:, frame], axis=1)
 
 
-def nearest_colour(colour: np.ndarray, names: Mapping[str, tuple[float, float, float]]) -> str:
+def nearest_color(color: np.ndarray, names: Mapping[str, tuple[float, float, float]]) -> str:
     """The name whose RGB value (0..1) is nearest to the color in the Euclidean sense."""
-    return min(names, key=lambda name: float(np.sum((np.asarray(names[name]) - colour) ** 2)))
+    return min(names, key=lambda name: float(np.sum((np.asarray(names[name]) - color) ** 2)))
 
 
-def foreground_colours(pictures: np.ndarray, threshold: float = 0.2) -> np.ndarray:
+def foreground_colors(pictures: np.ndarray, threshold: float = 0.2) -> np.ndarray:
     """Each picture's foreground color, [B, 3]: the median of the pixels that differ from the background's color.
 
     Args:
         threshold: the Euclidean distance in RGB from which on a pixel differs; where none does, the background's color.
     """
     pictures = np.asarray(pictures, dtype=np.float64)
-    behind = background_colours(pictures)
+    behind = background_colors(pictures)
     far = np.linalg.norm(pictures - behind[:, None, None], axis=-1) > threshold
     return np.stack(
         [
-            np.median(picture[mask], axis=0) if mask.any() else colour
-            for picture, mask, colour in zip(pictures, far, behind, strict=True)
+            np.median(picture[mask], axis=0) if mask.any() else color
+            for picture, mask, color in zip(pictures, far, behind, strict=True)
         ]
     )
 
@@ -65,13 +65,13 @@ def background_error(pictures: np.ndarray, data: np.ndarray) -> float:
     """How far backgrounds are from those of the pictures that their captions are of: the mean Euclidean distance of the
     two colors, RGB 0..1.
     """
-    difference = background_colours(pictures) - background_colours(data)
+    difference = background_colors(pictures) - background_colors(data)
     return float(np.linalg.norm(difference, axis=1).mean())
 
 
-def color_differences(colours: np.ndarray, asked: np.ndarray) -> np.ndarray:
+def color_differences(colors: np.ndarray, asked: np.ndarray) -> np.ndarray:
     """CIEDE2000 between colors [B, 3] and those that were asked [B, 3], sRGB 0..1; 2.3 is just noticeable."""
-    return deltaE_ciede2000(rgb2lab(np.clip(colours, 0, 1)), rgb2lab(np.clip(asked, 0, 1)))
+    return deltaE_ciede2000(rgb2lab(np.clip(colors, 0, 1)), rgb2lab(np.clip(asked, 0, 1)))
 
 
 def edge_agreement(pictures: np.ndarray, others: np.ndarray) -> float:

@@ -66,11 +66,11 @@ def histogram(pictures: Pictures, result: Evaluation, path: Path) -> Path:
         (f"raw (distance {result.wasserstein_raw:.1f})", pictures.raw, "#c0392b", False),
         (f"One More Step (distance {result.wasserstein_oms:.1f})", pictures.oms, "#1f6fb4", False),
     )
-    for label, images, colour, filled in kinds:
+    for label, images, color, filled in kinds:
         means = metrics.picture_means(images) * 255
         line: dict[str, Any] = {"histtype": "step", "linewidth": 1.8}
         kind = {"histtype": "stepfilled", "alpha": 0.35} if filled else line
-        axes.hist(means, bins=bins.tolist(), log=True, color=colour, label=label, **kind)
+        axes.hist(means, bins=bins.tolist(), log=True, color=color, label=label, **kind)
     axes.set_xlabel("mean of a picture (0 to 255)")
     axes.set_ylabel("pictures")
     axes.set_title(

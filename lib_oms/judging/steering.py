@@ -104,7 +104,7 @@ def evaluate_colors(
             pictures = painter.paint(
                 [OBEDIENCE_PROMPT] * each, oms=True, first=30_000 + number * each, color=color, quiet=quiet
             )
-            backgrounds.append(metrics.background_colours(pictures))
+            backgrounds.append(metrics.background_colors(pictures))
     differences = metrics.color_differences(np.concatenate(backgrounds), np.repeat(asked / 255, each, axis=0))
     return ColorEvaluation(
         model=variant, sampler=sampler, steps=steps, cfg=cfg, quiet=quiet, eta=eta, colors=count, each=each, seed=seed,

@@ -65,7 +65,7 @@ def test_pictures_follow_the_mean_color_of_the_folder(tmp_path):
     out = tmp_path / "blue.safetensors"
     assert command_line.main(["style", str(write_pictures(tmp_path / "blue", colors)), "--out", str(out)]) == 0
     pictures = Painter("main", "Euler", 20, 3.0, 77).paint([OBEDIENCE_PROMPT] * 12, oms=True, style=out)
-    mean = metrics.background_colours(pictures).mean(axis=0)
+    mean = metrics.background_colors(pictures).mean(axis=0)
     assert metrics.color_differences(mean[None], np.array([[51, 61, 125]]) / 255)[0] < 5
 
 

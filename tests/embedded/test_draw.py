@@ -17,19 +17,19 @@ def test_pictures_are_the_same_for_the_same_seed_and_do_not_depend_on_how_many_a
     assert not np.array_equal(pictures, draw.dataset(6, seed=4)[0])
 
 
-def test_captions_that_name_a_grey_or_a_shape_are_true():
-    bounds = dict(zip([name for _, name in draw.GREYS], [0.0, *(b for b, _ in draw.GREYS)], strict=False))
+def test_captions_that_name_a_gray_or_a_shape_are_true():
+    bounds = dict(zip([name for _, name in draw.GRAYS], [0.0, *(b for b, _ in draw.GRAYS)], strict=False))
     seen = set()
     for index in range(300):
         rng = np.random.default_rng((11, index))
         scene = draw.sample_scene(rng)
         text = draw.caption(scene, rng, say_background=True)
-        grey = scene.background_name.removesuffix(" background")
-        if grey in bounds:
-            high = next(bound for bound, name in draw.GREYS if name == grey)
-            assert bounds[grey] <= scene.background[0] < high
-            assert grey in text
-            seen.add(grey)
+        gray = scene.background_name.removesuffix(" background")
+        if gray in bounds:
+            high = next(bound for bound, name in draw.GRAYS if name == gray)
+            assert bounds[gray] <= scene.background[0] < high
+            assert gray in text
+            seen.add(gray)
         assert [name for name in text.replace(",", "").split() if name in draw.SHAPES] == [
             shape.name for shape in scene.shapes
         ]

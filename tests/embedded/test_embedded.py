@@ -20,7 +20,7 @@ from lib_oms.errors import OMSError
 from lib_oms.judging.painter import Painter
 
 
-def test_untrained_vae_gives_the_colours_of_flat_pictures_back():
+def test_untrained_vae_gives_the_colors_of_flat_pictures_back():
     vae = build_vae()
     flat = torch.rand(8, 3, 1, 1).mul(2).sub(1).expand(-1, -1, 64, 64)
     with torch.no_grad():
@@ -167,7 +167,7 @@ def test_one_more_step_brings_brightness_to_what_captions_ask_for(tmp_path, samp
     assert result["mean_black"] < 0.1
     assert result["mean_white"] > 0.9
     assert result["obedience_spearman"] > 0.9
-    assert result["colour_accuracy"] >= 0.9
+    assert result["color_accuracy"] >= 0.9
     assert len(list(tmp_path.glob("*.png"))) == 2
 
 

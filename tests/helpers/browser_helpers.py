@@ -67,7 +67,7 @@ def find_browser() -> str | None:
 
 
 def brightness(image: Image.Image) -> float:
-    """Mean of all pixels and colours, 0 (black) to 1 (white)."""
+    """Mean of all pixels and colors, 0 (black) to 1 (white)."""
     return float(np.asarray(image.convert("RGB"), dtype=np.float64).mean() / 255)
 
 
@@ -374,7 +374,7 @@ class WebUIPage:
 
 
 def contrast(page: Page, selector: str) -> float:
-    """Contrast between a text's colour and what is behind it, as WCAG 2.1 defines it: 1 (invisible) to 21."""
+    """Contrast between a text's color and what is behind it, as WCAG 2.1 defines it: 1 (invisible) to 21."""
     return page.evaluate(
         """(selector) => {
             const numbers = (color) => (color.match(/[\\d.]+/g) || []).map(Number);

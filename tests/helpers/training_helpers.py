@@ -19,7 +19,7 @@ from lib_oms.training.data import TrainingData
 
 TEXT_WIDTH = 32
 LEVELS = (-0.8, 0.0, 0.6)
-CAPTIONS = ("a black page", "a white page", "a grey page")
+CAPTIONS = ("a black page", "a white page", "a gray page")
 
 
 def write_model(folder: Path, vae_channels: tuple[int, ...] = (8, 8)) -> Path:
@@ -70,7 +70,7 @@ def write_picture(path: Path, level: float, size: tuple[int, int] = (16, 16)) ->
 
 
 def write_pictures(folder: Path, count: int = 12) -> Path:
-    """Writes `count` pictures in black, white and grey, and a metadata.jsonl that says so."""
+    """Writes `count` pictures in black, white and gray, and a metadata.jsonl that says so."""
     rows = []
     for number in range(count):
         level = (0.05, 0.95, 0.5)[number % 3]

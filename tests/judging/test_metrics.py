@@ -41,12 +41,12 @@ def test_spearman_knows_order_and_survives_pictures_that_are_all_alike():
 def test_background_is_what_is_around_the_shape():
     picture = np.full((1, 50, 50, 3), 0.2)
     picture[:, 10:40, 10:40] = [1.0, 0.0, 0.0]
-    assert metrics.background_colours(picture)[0] == pytest.approx([0.2, 0.2, 0.2])
+    assert metrics.background_colors(picture)[0] == pytest.approx([0.2, 0.2, 0.2])
 
 
-def test_nearest_colour_is_by_distance():
+def test_nearest_color_is_by_distance():
     names = {"red": (1.0, 0.0, 0.0), "blue": (0.0, 0.0, 1.0)}
-    assert metrics.nearest_colour(np.array([0.6, 0.1, 0.3]), names) == "red"
+    assert metrics.nearest_color(np.array([0.6, 0.1, 0.3]), names) == "red"
 
 
 def test_background_error_is_the_distance_of_the_two_colors():

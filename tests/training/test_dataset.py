@@ -181,10 +181,10 @@ def test_sixteen_bits_a_pixel_are_not_clipped(tmp_path):
     assert float(load_picture(tmp_path / "deep.png", 8).mean()) == pytest.approx(expected, abs=1e-3)
 
 
-def test_grey_and_palette_pictures(tmp_path):
-    Image.new("L", (8, 8), 255).save(tmp_path / "grey.png")
+def test_gray_and_palette_pictures(tmp_path):
+    Image.new("L", (8, 8), 255).save(tmp_path / "gray.png")
     Image.new("P", (8, 8), 0).save(tmp_path / "palette.gif")
-    assert float(load_picture(tmp_path / "grey.png", 8).min()) == 1.0
+    assert float(load_picture(tmp_path / "gray.png", 8).min()) == 1.0
     assert load_picture(tmp_path / "palette.gif", 8).shape == (3, 8, 8)
 
 
