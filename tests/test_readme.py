@@ -13,7 +13,7 @@ from lib_oms.settings import SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-READ = [*PAGES, ROOT / "models/demo/README.md"]
+READ = [*PAGES, *sorted(ROOT.glob("models/*/README.md"))]
 CODE = re.compile(r"^```.*?^```$|^    .*?$|`[^`\n]*`", re.M | re.S)
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
 
@@ -110,10 +110,10 @@ def test_everything_that_is_linked_is_there(page: Path) -> None:
         assert not anchor or anchor in anchors(file), target
 
 
-@pytest.mark.parametrize("page", READ, ids=name_of)
+@pytest.mark.parametrize("page", [*READ, ROOT / "CHANGELOG.md"], ids=name_of)
 def test_every_file_that_is_named_is_there(page: Path) -> None:
-    ours = r"(?:lib_oms|scripts|demo|tests|benchmarks|examples|requirements|docs|models/demo|\.ci|\.github)/[\w./-]*"
-    for name in re.findall(rf"`({ours})`", text_of(page)):
+    ours = r"lib_oms|scripts|demo|tests|benchmarks|examples|requirements|docs|models/demo|models/demo-xl|\.ci|\.github"
+    for name in re.findall(rf"(?<![\w/.-])(?:{ours})/[\w./-]*[\w/]", text_of(page)):  # within commands, too
         assert (ROOT / name).exists(), name
 
 
