@@ -88,7 +88,8 @@ def test_a_random_seed_is_told(ui: WebUIPage) -> None:
 
 def test_what_is_wrong_is_told(ui: WebUIPage) -> None:
     ui.open_accordion()
-    ui.find("oms_source", "label:has-text('Picture')").click()
+    ui.follow("picture")
+    ui.find("oms_picture_image").wait_for()  # it pushes the buttons down
     assert "OMS picture (picture) is empty" in preview(ui)
 
 
@@ -136,7 +137,8 @@ def test_compare_heeds_the_options_that_an_infotext_overrides(ui: WebUIPage) -> 
 def test_what_keeps_compare_from_it_is_told(ui: WebUIPage) -> None:
     ui.open_accordion()
     ui.set_number("txt2img_steps", 1)
-    ui.find("oms_source", "label:has-text('Picture')").click()
+    ui.follow("picture")
+    ui.find("oms_picture_image").wait_for()  # it pushes the buttons down
     ui.find("oms_compare").click()
     told = ui.find("oms_compare_result", ".error")
     told.wait_for(timeout=60_000)
