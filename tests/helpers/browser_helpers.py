@@ -285,12 +285,19 @@ class WebUIPage:
 
     def unfold(self, *folds: str) -> None:
         """Opens what is folded away in the open accordion: "advanced", "library"; all of it where nothing is named."""
+        from playwright.sync_api import TimeoutError as StillFolded
+
         inside = {"advanced": "oms_eta", "library": "oms_module"}
         self.open_accordion()
         for fold in folds or inside:
-            if not self.find(inside[fold]).is_visible():
-                self.find(f"oms_{fold}", ".label-wrap").click()
-            self.find(inside[fold]).wait_for()
+            give_up = time.monotonic() + PATIENCE
+            while not self.find(inside[fold]).is_visible():
+                self.find(f"oms_{fold}", ".label-wrap").click()  # which misses it where the page is still growing
+                try:
+                    self.find(inside[fold]).wait_for(timeout=10_000)
+                except StillFolded:
+                    if time.monotonic() > give_up:
+                        raise
 
     def download_button(self, name: str) -> Locator:
         """The button beside what can be downloaded."""
