@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -172,6 +172,25 @@ def chromium(profile: Path, browser: str, **options: Any) -> Iterator[BrowserCon
             context.close()
 
 
+def insist(
+    act: Callable[[], object], wait: Callable[[], object], otherwise: Callable[[], object] | None = None
+) -> None:
+    """Acts, and again after `otherwise` while `wait` times out: a press misses where the page is still growing."""
+    from playwright.sync_api import TimeoutError as NothingYet
+
+    give_up = time.monotonic() + PATIENCE
+    while True:
+        act()
+        try:
+            wait()
+            return
+        except NothingYet:
+            if time.monotonic() > give_up:
+                raise
+            if otherwise is not None:
+                otherwise()
+
+
 class WebUIPage:
     """The txt2img page, as a person uses it."""
 
@@ -255,18 +274,9 @@ class WebUIPage:
 
     def choose(self, elem_id: str, choice: str) -> None:
         """Picks one choice of a dropdown, even one that is on its way: an open list does not learn of it."""
-        from playwright.sync_api import TimeoutError as NotThere
-
+        field = self.text(elem_id)
         option = self.find(elem_id, f"[data-testid=dropdown-option]:has-text('{choice}')")
-        give_up = time.monotonic() + PATIENCE
-        while True:
-            self.text(elem_id).click()
-            try:
-                return option.click(timeout=5000)
-            except NotThere:
-                if time.monotonic() > give_up:
-                    raise
-                self.text(elem_id).press("Tab")  # closes the list
+        insist(field.click, lambda: option.click(timeout=5000), otherwise=lambda: field.press("Tab"))  # closes the list
 
     def chosen(self, elem_id: str) -> str:
         """What a dropdown shows."""
@@ -285,19 +295,12 @@ class WebUIPage:
 
     def unfold(self, *folds: str) -> None:
         """Opens what is folded away in the open accordion: "advanced", "library"; all of it where nothing is named."""
-        from playwright.sync_api import TimeoutError as StillFolded
-
         inside = {"advanced": "oms_eta", "library": "oms_module"}
         self.open_accordion()
         for fold in folds or inside:
-            give_up = time.monotonic() + PATIENCE
-            while not self.find(inside[fold]).is_visible():
-                self.find(f"oms_{fold}", ".label-wrap").click()  # which misses it where the page is still growing
-                try:
-                    self.find(inside[fold]).wait_for(timeout=10_000)
-                except StillFolded:
-                    if time.monotonic() > give_up:
-                        raise
+            header, field = self.find(f"oms_{fold}", ".label-wrap"), self.find(inside[fold])
+            if not field.is_visible():
+                insist(header.click, lambda field=field: field.wait_for(timeout=10_000))
 
     def download_button(self, name: str) -> Locator:
         """The button beside what can be downloaded."""
@@ -362,19 +365,9 @@ class WebUIPage:
         """Puts an infotext into the prompt and presses the host's paste button, again where nothing came of it: on a
         busy machine a page that has just been loaded shows its buttons before gradio listens to them.
         """
-        from playwright.sync_api import TimeoutError as NothingYet
-
         self.write("txt2img_prompt", infotext)
         changed = "text => document.querySelector('#txt2img_prompt textarea').value !== text"
-        give_up = time.monotonic() + PATIENCE
-        while True:
-            self.find("paste").click()
-            try:
-                self.page.wait_for_function(changed, arg=infotext, timeout=20_000)
-                break
-            except NothingYet:
-                if time.monotonic() > give_up:
-                    raise
+        insist(self.find("paste").click, lambda: self.page.wait_for_function(changed, arg=infotext, timeout=20_000))
         self.page.evaluate("window.fieldsSeen = null")
         self.page.wait_for_function(SETTLED)  # the prompt is the first to change, and scripts pass ticks on
         self.rest()

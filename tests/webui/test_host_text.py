@@ -355,10 +355,7 @@ def test_unloaded_model_is_not_kept(memory: Any, tmp_path: Path) -> None:
     assert [ref() for ref in gone] == [None, None]
 
 
-HOSTS = [a1111_model, forge_model, first_forge_model]
-
-
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", [a1111_model, forge_model, first_forge_model])
 def test_module_with_the_lent_pair_reads_no_other_and_obeys(
     memory: Any, monkeypatch: pytest.MonkeyPatch, pair: tuple, host: Any, root: Path, tmp_path: Path
 ) -> None:
